@@ -1,0 +1,64 @@
+# Every target sets up what it needs by itself, in .venv, from pinned versions with hashes.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+T ?=
+
+.PHONY: help run demo test check format bench lock clean
+
+help: ## say what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/.run ## serve the gate before a real issue tracker and a CRM, with demo callers
+	@$(BIN)/python -m examples.demo.run
+
+demo: $(VENV)/.run ## the same, and tell the story as an MCP client; exits 0 only if all of it happened
+	@$(BIN)/python -m examples.demo.story
+
+test: $(VENV)/.dev ## run the tests (T="-k name" for some)
+	$(BIN)/python -m pytest $(T)
+
+check: $(VENV)/.dev ## format, lint, types, and the rules of the house
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code and mend what can be mended
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server
+	$(BIN)/python -m bench.run
+
+lock: $(VENV)/.dev ## write the lock files anew
+	./requirements/lock.sh
+
+clean: ## remove what was made
+	rm -rf $(VENV) .demo .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+
+# uv installs in seconds what takes pip half a minute; where it cannot reach its index, pip does it.
+define install
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python $(1) || \
+		$(BIN)/python -m pip install --quiet --require-hashes -r $(1)
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e . || \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endef
+
+$(VENV)/bin/uv: requirements/uv.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+	@touch $@
+
+# The development environment holds everything that running needs: it is never replaced by the smaller one.
+$(VENV)/.run: $(VENV)/bin/uv requirements/run.lock pyproject.toml
+	$(if $(wildcard $(VENV)/.dev),$(call install,requirements/dev.lock),$(call install,requirements/run.lock))
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/uv requirements/dev.lock pyproject.toml
+	$(call install,requirements/dev.lock)
+	@touch $@

@@ -1,0 +1,1 @@
+"""The stock adapters, found by entry point like those of a stranger."""

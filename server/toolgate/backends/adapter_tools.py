@@ -1,0 +1,168 @@
+"""Runs the operations of adapters and says, of whatever they do, what has happened to the world."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from toolgate.adapter import Context, Credential, NothingDone, OutcomeUnknown
+from toolgate.adapter.http import RequestRefused
+from toolgate.backends.breaker import Breaker
+from toolgate.backends.manifest_catalog import AdmittedTool
+from toolgate.core.errors import LedgerUnavailable
+from toolgate.core.outcome import Done, Failed, Outcome, Unknown
+from toolgate.core.ports import Act
+from toolgate.core.shield import HangUp
+from toolgate.core.tool import Tool
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 0.05
+"""Seconds before a read is asked again; doubled each time."""
+
+
+class CancelledBeforeSend(Exception):  # noqa: N818 - named by what happened
+    """The caller hung up, and nothing had been sent."""
+
+
+@dataclass
+class Sends:
+    """Counts the requests that may have had an effect, and stops the first one when the caller has gone."""
+
+    hang_up: HangUp
+    count: int = 0
+
+    def __call__(self) -> None:
+        if self.count == 0 and self.hang_up.seen:
+            raise CancelledBeforeSend
+        self.count += 1
+
+
+class AdapterTools:
+    """The only code that calls an adapter's operation.
+
+    Args:
+        now: the clock (UTC).
+    """
+
+    def __init__(self, *, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._breakers: dict[str, Breaker] = {}
+
+    async def run(self, tool: Tool, act: Act) -> Outcome:
+        """Run `tool` once (a read, as often as its terms allow) and say how it ended. Never raises."""
+        if not isinstance(tool, AdmittedTool):
+            raise TypeError(f"{tool.name} did not come from the registry")
+        breaker = self._breakers.setdefault(tool.system, Breaker())
+        if wait := breaker.wait_ms():
+            return Failed(
+                code="system_unavailable",
+                detail="the system has not answered for a while; nothing was sent",
+                retryable=True,
+                retry_after_ms=wait,
+            )
+        outcome = await self._within_timeout(tool, act)
+        breaker.saw(outcome)
+        return outcome
+
+    async def _within_timeout(self, tool: AdmittedTool, act: Act) -> Outcome:
+        sends = Sends(act.hang_up)
+        if not tool.connector.marks_sending and tool.terms.effect != "read":
+            sends.count = 1
+        deadline = self._now() + timedelta(seconds=tool.terms.timeout)
+        try:
+            async with asyncio.timeout(tool.terms.timeout):
+                return await self._attempts(tool, act, sends, deadline)
+        except TimeoutError:
+            return _broken_off(tool, sends, "timeout", "the system did not answer in time")
+
+    async def _attempts(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
+        outcome = await self._attempt(tool, act, sends, deadline)
+        pause = FIRST_PAUSE
+        for _ in range(tool.terms.retries):
+            if not (isinstance(outcome, Failed) and outcome.retryable) or act.hang_up.seen:
+                break
+            await asyncio.sleep(pause)
+            pause *= 2
+            outcome = await self._attempt(tool, act, sends, deadline)
+        return outcome
+
+    async def _attempt(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
+        if act.hang_up.seen and sends.count == 0:
+            return _CANCELLED
+        try:
+            return await _operate(tool, act, sends, deadline)
+        except TimeoutError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter is foreign code and may raise anything
+            return _meaning_of(error, tool, act, sends)
+
+
+async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
+    operation = tool.run_by
+    arguments = operation.input_model.model_validate(act.call.arguments)
+    async with tool.connector.session(_credential(tool, act), sends) as client:
+        context: Context[Any] = Context(
+            client=client,
+            deadline=deadline,
+            progress=act.progress,
+            idempotency_key=act.opened.call_id,
+            remember=act.remember,
+            remembered=act.opened.remembered,
+            sending=sends,
+        )
+        result = await operation.run(arguments, context)
+    value = operation.output_model.model_dump(result, mode="json", by_alias=True)
+    if fault := tool.output.fault_in(value):
+        log.error("call %s: %s broke its output schema: %s", act.call.id, tool.name, fault)
+        return _broken_off(tool, sends, "bad_result", "the adapter's result breaks its own schema")
+    return Done(value=value)
+
+
+def _credential(tool: AdmittedTool, act: Act) -> Credential | None:
+    if tool.credential is None or act.lease is None:
+        return None
+    return Credential(secret=act.lease.secret, sign_in=tool.credential.sign_in, header=tool.credential.header)
+
+
+def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
+    error: Exception, tool: AdmittedTool, act: Act, sends: Sends
+) -> Outcome:
+    """Sort an adapter's error by what has happened to the world; an error in doubt is `Unknown`."""
+    match error:
+        case CancelledBeforeSend():
+            return _CANCELLED
+        case RequestRefused() if sends.count > 1:
+            detail = "a later step of it was refused after an earlier one had been sent"
+            return _broken_off(tool, sends, "partly_done", detail)
+        case NothingDone():
+            return Failed(code=error.code, detail=error.message, retryable=error.retryable)
+        case OutcomeUnknown():
+            return _broken_off(tool, sends, "upstream_unknown", str(error))
+        case ValidationError() if sends.count == 0 and tool.terms.effect != "read":
+            detail = "the adapter did not accept the arguments; nothing was sent"
+            return Failed(code="bad_arguments", detail=detail, retryable=False)
+        case LedgerUnavailable() if sends.count == 0:
+            detail = "what must be remembered before the send could not be recorded; nothing was sent"
+            return Failed(code="ledger_unavailable", detail=detail, retryable=True)
+        case _:
+            log.error("call %s: %s failed", act.call.id, tool.name, exc_info=error)
+            return _broken_off(tool, sends, "upstream_error", "the system or its adapter failed")
+
+
+def _broken_off(tool: AdmittedTool, sends: Sends, code: str, detail: str) -> Outcome:
+    """End a call that got no answer: nothing is done by a read, or before the send; else nobody can tell."""
+    if tool.terms.effect == "read" or sends.count == 0:
+        return Failed(code=code, detail=f"{detail}; nothing was changed", retryable=True)
+    return Unknown(code=code, detail=f"{detail}; whether it took effect cannot be told")
+
+
+_CANCELLED = Failed(
+    code="cancelled_before_send",
+    detail="the caller hung up before anything was sent; nothing was done",
+    retryable=True,
+)

@@ -1,0 +1,27 @@
+"""Finds adapters by entry point: the stock ones and those of a stranger in the same way."""
+
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from toolgate.adapter import Adapter
+
+_GROUP: Final = "toolgate.adapters"
+
+
+def adapter_named(name: str) -> tuple[Adapter[Any] | None, str]:
+    """Load the adapter `name`; without one, say why."""
+    found = entry_points(group=_GROUP, name=name)
+    if not found:
+        known = ", ".join(sorted(point.name for point in entry_points(group=_GROUP)))
+        return None, f"no adapter {name!r} is installed (there are: {known})"
+    if len(found) > 1:
+        packages = ", ".join(sorted(point.value for point in found))
+        return None, f"adapter {name!r} is brought by more than one package: {packages}"
+    try:
+        adapter = next(iter(found)).load()
+    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything at import
+        return None, f"adapter {name!r} cannot be imported: {type(error).__name__}: {error}"
+    if not isinstance(adapter, Adapter):
+        return None, f"the entry point {name!r} is a {type(adapter).__name__}, not an Adapter"
+    loaded: Adapter[Any] = adapter
+    return loaded, ""

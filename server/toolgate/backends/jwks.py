@@ -1,0 +1,93 @@
+"""An issuer's public keys (RFC 7517): fetched, refreshed, asked for again when an unknown one is named."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+import httpx
+from jwt import PyJWK, PyJWKSet
+from jwt.exceptions import PyJWKError, PyJWKSetError
+
+from toolgate.core.identity import BadToken, TrustedIssuer
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS: Final = 300.0
+SOONEST_SECONDS: Final = 5.0
+"""Unknown key ids are free to invent: they make us ask the issuer no more often than this."""
+_TIMEOUT: Final = httpx.Timeout(5.0)
+_LARGEST: Final = 262_144
+
+
+class Jwks:
+    """The keys of one issuer. `version` changes whenever they do."""
+
+    def __init__(self, issuer: TrustedIssuer, root: Path) -> None:
+        self._issuer, self._root = issuer, root
+        self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_TIMEOUT)
+        self._keys: dict[str | None, PyJWK] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self.version = b""
+
+    async def key(self, key_id: str | None) -> PyJWK:
+        """Give the key with this id; without an id, the only key.
+
+        Raises:
+            BadToken: there is none.
+        """
+        await self.refresh()
+        found = self._find(key_id)
+        if found is None:
+            await self._read_unless_read_within(SOONEST_SECONDS)
+            found = self._find(key_id)
+        if found is None:
+            raise BadToken("it is signed with a key that its issuer does not publish")
+        return found
+
+    async def aclose(self) -> None:
+        """Close the connection to the issuer."""
+        await self._client.aclose()
+
+    async def refresh(self) -> None:
+        """Read the keys again when they are old."""
+        if time.monotonic() - self._read_at > REFRESH_SECONDS:
+            await self._read_unless_read_within(REFRESH_SECONDS)
+
+    def _find(self, key_id: str | None) -> PyJWK | None:
+        if key_id is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(key_id)
+
+    async def _read_unless_read_within(self, seconds: float) -> None:
+        async with self._reading:
+            if time.monotonic() - self._read_at <= seconds:
+                return
+            self._read_at = time.monotonic()
+            try:
+                text = await self._document()
+                self._keys = _usable(text)
+            except (httpx.HTTPError, OSError, ValueError, PyJWKError, PyJWKSetError) as error:
+                log.warning("the keys of %s could not be read: %s", self._issuer.issuer, type(error).__name__)
+                return
+            self.version = hashlib.sha256(text).digest()
+
+    async def _document(self) -> bytes:
+        if self._issuer.jwks_file is not None:
+            text = (self._root / self._issuer.jwks_file).read_bytes()
+        else:
+            reply = await self._client.get(str(self._issuer.jwks_uri))
+            reply.raise_for_status()
+            text = reply.content
+        if len(text) > _LARGEST:
+            raise ValueError("the key set is too large")
+        return text
+
+
+def _usable(text: bytes) -> dict[str | None, PyJWK]:
+    keys = PyJWKSet.from_dict(json.loads(text)).keys
+    return {key.key_id: key for key in keys if key.public_key_use in {None, "sig"}}

@@ -1,0 +1,257 @@
+"""The registry: one manifest a system, in which a reviewer admits its operations on terms."""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+
+from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, System
+from toolgate.backends.adapters_installed import adapter_named
+from toolgate.core.arguments import Schema, closed
+from toolgate.core.canonical import digest
+from toolgate.core.errors import Fault
+from toolgate.core.record import JsonObject, Record
+from toolgate.core.tool import CredentialRole, Terms, Tool
+
+_LONGEST_WIRE_NAME: Final = 64
+NO_CREDENTIAL: Final = "none"
+
+
+class ToolManifest(Terms):
+    """One `[tools.NAME]` table: the terms, how it is shown, and what the adapter is told."""
+
+    title: str = ""
+    description: str = ""
+    """In place of the adapter's own words."""
+    operation: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(Record):
+    """One file of the registry."""
+
+    adapter: str
+    owner: str = Field(min_length=3)
+    """Who answers for these terms: a person or a team."""
+    system: dict[str, Any] = Field(default_factory=dict)
+    credentials: dict[str, CredentialRole] = Field(default_factory=dict)
+    tools: dict[str, ToolManifest] = Field(min_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmittedTool(Tool):
+    """A tool with the operation and the connection that carry it out."""
+
+    run_by: AnyOperation
+    connector: Connector[Any]
+
+
+class ManifestCatalog:
+    """The admitted tools, by name, as one reading of the registry found them."""
+
+    def __init__(
+        self, tools: Sequence[AdmittedTool], systems: Mapping[str, Connector[Any]], version: str
+    ) -> None:
+        self.tools: tuple[AdmittedTool, ...] = tuple(sorted(tools, key=lambda tool: tool.name))
+        self.connectors = systems
+        self.digest = version
+        self._by_name = {tool.wire_name: tool for tool in tools} | {tool.name: tool for tool in tools}
+
+    def find(self, name: str) -> AdmittedTool | None:
+        """Find a tool by its name or its wire name."""
+        return self._by_name.get(name)
+
+
+class Registry:
+    """Reads the registry folder, and keeps a connection open for as long as its system does not change.
+
+    Args:
+        root: the deployment's folder, from which paths in manifests begin.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._folder, self._root = folder, root
+        self._connections: dict[str, tuple[System, Connector[Any]]] = {}
+        self._retired: list[Connector[Any]] = []
+
+    def read(self) -> tuple[ManifestCatalog | None, list[Fault]]:
+        """Read all manifests. With any fault there is no catalogue, and every fault is told."""
+        faults: list[Fault] = []
+        tools: list[AdmittedTool] = []
+        texts: JsonObject = {}
+        files = sorted(self._folder.glob("*.toml")) if self._folder.is_dir() else []
+        if not files:
+            problem = "there is no manifest in this folder"
+            faults.append(_fault(self._folder, "", problem, "add one, or run: toolgate init"))
+        for file in files:
+            try:
+                text = file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                faults.append(_fault(file, "file", f"cannot be read ({error})", "save it as UTF-8"))
+                continue
+            texts[file.name] = text
+            found = _Reader(file, faults).manifest(text)
+            if found is not None:
+                tools.extend(self._admit(file, *found, faults))
+        faults.extend(_name_clashes(tools, self._folder))
+        if faults:
+            return None, faults
+        connectors = {name: kept for name, (_, kept) in self._connections.items()}
+        return ManifestCatalog(tools, connectors, digest(texts)), []
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for _, connector in self._connections.values():
+            await connector.aclose()
+        for connector in self._retired:
+            await connector.aclose()
+
+    def _admit(
+        self, file: Path, manifest: Manifest, adapter: Adapter[Any], faults: list[Fault]
+    ) -> Iterator[AdmittedTool]:
+        system = System(
+            name=file.stem,
+            root=self._root,
+            options=manifest.system,
+            tools={
+                name: Admitted(effect=tool.effect, options=tool.operation)
+                for name, tool in manifest.tools.items()
+            },
+        )
+        try:
+            operations = adapter.operations(system)
+            connector = self._connection(adapter, system)
+        except ValueError as error:
+            remedy = f"see docs/reference/registry.md, adapter {manifest.adapter}"
+            faults.append(_fault(file, "for its adapter", str(error), remedy))
+            return
+        for name, tool in manifest.tools.items():
+            reader = _Reader(file, faults)
+            operation = reader.operation(name, tool, operations)
+            role = reader.role(name, tool, manifest)
+            if operation is not None and reader.clean:
+                yield _admitted(system, name, tool, role, operation, connector)
+
+    def _connection(self, adapter: Adapter[Any], system: System) -> Connector[Any]:
+        known = self._connections.get(system.name)
+        if known is not None and known[0] == system:
+            return known[1]
+        connector = adapter.connect(system)
+        if known is not None:
+            self._retired.append(known[1])
+        self._connections[system.name] = (system, connector)
+        return connector
+
+
+class _Reader:
+    """Reads one manifest and tells its faults with their place."""
+
+    def __init__(self, file: Path, faults: list[Fault]) -> None:
+        self._file, self._faults = file, faults
+        self.clean = True
+
+    def manifest(self, text: str) -> tuple[Manifest, Adapter[Any]] | None:
+        try:
+            manifest = Manifest.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            self._tell("syntax", str(error), "correct the TOML")
+            return None
+        except ValidationError as error:
+            for fault in error.errors(include_input=False, include_url=False):
+                place = ".".join(str(part) for part in fault["loc"])
+                self._tell(place, fault["msg"], _remedy(fault["type"]))
+            return None
+        adapter, problem = adapter_named(manifest.adapter)
+        if adapter is None:
+            self._tell("adapter", problem, "install the distribution that brings it")
+            return None
+        return manifest, adapter
+
+    def operation(
+        self, name: str, tool: ToolManifest, operations: Mapping[str, AnyOperation]
+    ) -> AnyOperation | None:
+        operation = operations.get(name)
+        place = f"tools.{name}"
+        if operation is None:
+            known = ", ".join(sorted(operations)) or "none"
+            self._tell(place, "its adapter has no such operation", f"it has: {known}")
+            return None
+        if tool.duplicates == "query" and operation.look_up is None:
+            problem = 'duplicates = "query" needs a look-up, and this operation has none'
+            self._tell(f"{place}.duplicates", problem, 'say "none", or add a look-up')
+        if tool.retries and tool.effect != "read":
+            problem = "only a read may be asked again by itself"
+            self._tell(f"{place}.retries", problem, "remove it")
+        if not (tool.description or operation.description).strip():
+            self._tell(place, "it has no description", "say what it does")
+        return operation
+
+    def role(self, name: str, tool: ToolManifest, manifest: Manifest) -> CredentialRole | None:
+        if tool.credential == NO_CREDENTIAL:
+            return None
+        role = manifest.credentials.get(tool.credential)
+        if role is None:
+            problem = f"there is no [credentials.{tool.credential}] in this manifest"
+            self._tell(f"tools.{name}.credential", problem, f'add it, or say "{NO_CREDENTIAL}"')
+        return role
+
+    def _tell(self, place: str, problem: str, remedy: str) -> None:
+        self.clean = False
+        self._faults.append(_fault(self._file, place, problem, remedy))
+
+
+def _admitted(
+    system: System,
+    name: str,
+    tool: ToolManifest,
+    role: CredentialRole | None,
+    operation: AnyOperation,
+    connector: Connector[Any],
+) -> AdmittedTool:
+    return AdmittedTool(
+        name=f"{system.name}.{name}",
+        wire_name=f"{system.name}_{name}",
+        system=system.name,
+        operation=name,
+        title=tool.title or f"{system.name}: {name.replace('_', ' ')}",
+        description=tool.description or operation.description,
+        terms=Terms(**{field: getattr(tool, field) for field in Terms.model_fields}),
+        input=Schema(closed(operation.input_model.model_json_schema(mode="validation"))),
+        output=Schema(operation.output_model.model_json_schema(mode="serialization")),
+        credential=role,
+        run_by=operation,
+        connector=connector,
+    )
+
+
+def _name_clashes(tools: Sequence[Tool], folder: Path) -> Iterator[Fault]:
+    seen: dict[str, str] = {}
+    for tool in tools:
+        other = seen.setdefault(tool.wire_name, tool.name)
+        if other != tool.name:
+            problem = f"{other} and {tool.name} would both be called {tool.wire_name}"
+            yield _fault(folder, tool.name, problem, "rename one of the files")
+        if len(tool.wire_name) > _LONGEST_WIRE_NAME:
+            problem = f"its name is longer than {_LONGEST_WIRE_NAME} characters"
+            yield _fault(folder, tool.name, problem, "rename the file")
+
+
+def _fault(file: Path, place: str, problem: str, remedy: str) -> Fault:
+    return Fault(
+        file=f"registry/{file.name}" if file.suffix else "registry",
+        place=place,
+        problem=problem,
+        remedy=remedy,
+    )
+
+
+def _remedy(kind: str) -> str:
+    match kind:
+        case "missing":
+            return "say it: no term has a default, see docs/reference/registry.md"
+        case "extra_forbidden":
+            return "remove it, or correct its spelling"
+        case _:
+            return "see docs/reference/registry.md"

@@ -1,0 +1,268 @@
+"""The one connection of this process that writes to the gate's SQLite file.
+
+Whatever queued up while the last commit was on its way to the disk goes into the next one: a lone call waits
+for nobody, many calls share one `fsync`. Several processes take turns under a lock file (SQLite's own waiting
+starves writers), and the WAL is only checkpointed under that lock, because SQLite before 3.51.3 can corrupt a
+database whose WAL is reset by one connection while another writes (sqlite.org/wal.html, "WAL-reset bug").
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.pool import NullPool, StaticPool
+
+from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Stored
+from toolgate.core.errors import LedgerUnavailable
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+MOST_JOBS_A_COMMIT: Final = 128
+CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
+
+
+class Batch:
+    """One transaction in the making. Entries get their index at once and are inserted together at its end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._entries: list[dict[str, Any]] = []
+        self._payloads: list[dict[str, Any]] = []
+        last = connection.execute(_LAST_INDEX).scalar()
+        self._next = 0 if last is None else last + 1
+
+    def append(self, entry: dict[str, Any], payloads: list[dict[str, Any]]) -> int:
+        """Add an entry with its payloads, and give its index."""
+        idx = self._next
+        self._next += 1
+        self._entries.append({"idx": idx, **entry})
+        self._payloads.extend({"idx": idx, **payload} for payload in payloads)
+        return idx
+
+    def flush(self) -> None:
+        """Insert what was appended."""
+        if self._entries:
+            self.connection.execute(_INSERT_ENTRY, self._entries)
+        if self._payloads:
+            self.connection.execute(_INSERT_PAYLOAD, self._payloads)
+
+
+Work: TypeAlias = Callable[[Batch], T]
+
+
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    work: Work[T]
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[T]"
+    result: T | None = field(default=None)
+    error: BaseException | None = field(default=None)
+
+
+class SqliteWriter:
+    """Runs jobs in transactions that are on the disk when `write` returns.
+
+    Args:
+        path: the database file; created with its tables when it is not there.
+        patience: seconds that `write` waits for the disk before it gives up.
+
+    Raises:
+        LedgerUnavailable: the file cannot be opened, or belongs to another version of this program.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 10.0) -> None:
+        self._path = path
+        self._patience = patience
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        try:
+            self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._engine = _engine(path)
+            with self._turn():
+                _prepare(self._engine, path)
+        except (OSError, SQLAlchemyError) as error:
+            raise LedgerUnavailable(f"{path.name} could not be opened: {_cause(error)}") from error
+        self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` in a transaction and return its result once that is durable.
+
+        Raises:
+            LedgerUnavailable: it could not be made durable in time; nothing may be assumed to be recorded.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(work, loop, done))
+        try:
+            async with asyncio.timeout(self._patience):
+                return await done
+        except TimeoutError as error:
+            raise LedgerUnavailable("the disk did not answer in time") from error
+
+    def close(self) -> None:
+        """Finish what is queued, fold the WAL into the database and let go of the file."""
+        self._jobs.put(None)
+        self._thread.join()
+        try:
+            with self._turn():
+                self._checkpoint("TRUNCATE")
+                self._engine.dispose()
+        except SQLAlchemyError as error:
+            log.warning("the ledger was closed without folding its WAL: %s", _cause(error))
+        finally:
+            os.close(self._lock_file)
+
+    def _work(self) -> None:
+        going_on = True
+        while going_on:
+            jobs, going_on = self._next_jobs()
+            if jobs:
+                self._commit(jobs)
+                _tell(jobs)
+
+    def _next_jobs(self) -> tuple[list[_Job[Any]], bool]:
+        jobs: list[_Job[Any]] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == MOST_JOBS_A_COMMIT or self._jobs.empty():
+                return jobs, True
+            job = self._jobs.get()
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job[Any]]) -> None:
+        """Commit `jobs` together; when that fails, each by itself, so that one cannot sink the others."""
+        try:
+            self._transact(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the jobs must hear of it
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._commit([job])
+                return
+            log.warning("a ledger write failed: %s", _cause(error))
+            jobs[0].error = error
+
+    def _transact(self, jobs: list[_Job[Any]]) -> None:
+        with self._turn(), self._engine.connect() as connection, connection.begin():
+            batch = Batch(connection)
+            for job in jobs:
+                job.result = job.work(batch)
+            batch.flush()
+        if _size(f"{self._path}-wal") > CHECKPOINT_BYTES:
+            with self._turn():
+                self._checkpoint("RESTART")
+
+    def _checkpoint(self, how: str) -> None:
+        """Fold the WAL into the database, outside of any transaction; a reader in the way is no error."""
+        connection = self._engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+            cursor.close()
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+
+def reader(path: Path) -> Engine:
+    """Open `path` for reading only: such a connection never checkpoints, not even as the last to close."""
+    return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
+
+
+def _engine(path: Path) -> Engine:
+    """One connection, kept open, whose transactions take the write lock at their begin."""
+    engine = create_engine(
+        f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
+        connection.isolation_level = None
+        for pragma in (
+            "busy_timeout = 5000",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "wal_autocheckpoint = 0",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _prepare(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        if version == SCHEMA_VERSION:
+            return
+        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+        if version or tables:
+            raise LedgerUnavailable(
+                f"{path.name} has schema version {version}, this program knows {SCHEMA_VERSION}; "
+                "use the program that wrote it, or move the file away"
+            )
+        Stored.metadata.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    path.chmod(0o600)
+
+
+def _tell(jobs: list[_Job[Any]]) -> None:
+    """Hand the results over, with one wake-up of each loop for all of them."""
+    for loop in {job.loop for job in jobs}:
+        try:
+            loop.call_soon_threadsafe(_resolve, [job for job in jobs if job.loop is loop])
+        except RuntimeError:
+            log.warning("a ledger write ended after its loop was closed")
+
+
+def _resolve(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        if job.done.done():
+            continue
+        if job.error is not None:
+            failure = LedgerUnavailable(_cause(job.error))
+            failure.__cause__ = job.error
+            job.done.set_exception(failure)
+        else:
+            job.done.set_result(job.result)
+
+
+def _cause(error: BaseException) -> str:
+    """Name a fault without the statement's parameters, which may hold what must not be shown."""
+    if isinstance(error, DatabaseError):
+        return str(error.orig)
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - on the hot path
+    except FileNotFoundError:
+        return 0
+
+
+_LAST_INDEX = select(func.max(ENTRY.c.idx))
+_INSERT_ENTRY = insert(ENTRY)
+_INSERT_PAYLOAD = insert(PAYLOAD)

@@ -1,0 +1,5 @@
+"""The `toolgate` command."""
+
+from toolgate.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,177 @@
+"""`toolgate serve`: the gate, over Streamable HTTP or for one local client over stdio."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+from urllib.parse import urlsplit
+
+import typer
+import uvicorn
+import uvloop
+from mcp.server.stdio import stdio_server
+from mcp.server.transport_security import TransportSecuritySettings
+from rich.logging import RichHandler
+from rich.text import Text
+from starlette.requests import Request
+
+from toolgate.backends.dev_issuer import ISSUER
+from toolgate.backends.jwt_callers import JwtCallers
+from toolgate.cli.local import local_caller
+from toolgate.cli.output import HERE, AsJson, Root, err
+from toolgate.core.call import Caller
+from toolgate.main import House, new_call_id, now, open_house, trusted_issuers
+from toolgate.settings import Settings
+from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
+from toolgate.web.http import HttpEdge, http_app
+from toolgate.web.mcp_server import Edge, McpServer, RequestContext
+
+log = logging.getLogger("toolgate")
+LOOK_SECONDS: Final = 1.0
+"""How often dev mode looks for changed policies and manifests."""
+
+
+def serve(
+    stdio: Annotated[bool, typer.Option("--stdio", help="Serve one local client.")] = False,  # noqa: FBT002
+    as_: Annotated[str | None, typer.Option("--as", help="Who calls over stdio, of toolgate.toml.")] = None,
+    root: Root = HERE,
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Serve MCP clients over Streamable HTTP; with --stdio, one that started this process."""
+    _log_to_stderr(as_json=as_json)
+    if stdio:
+        uvloop.run(_serve_stdio(root, as_))
+    else:
+        uvloop.run(_serve_http(root))
+
+
+async def _serve_http(root: Path) -> None:
+    async with open_house(root) as house:
+        settings = house.settings
+        callers = JwtCallers(trusted_issuers(settings), audience=settings.public_url, root=root)
+        mcp = _mcp_server(house, _caller_in)
+        with _listening(settings) as listening:
+            port: int = listening.getsockname()[1]
+            edge = HttpEdge(
+                resource=_resource(settings),
+                bearer=Bearer(_resource(settings), callers.caller_of),
+                hosts=_hosts(settings, port),
+                max_body=settings.max_body,
+                ready=lambda: {"ready": True, "version": house.in_force.rulebook.version},
+            )
+            config = uvicorn.Config(
+                http_app(mcp.server, edge),
+                loop="uvloop",
+                http="httptools",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=30,
+            )
+            _greet(settings, port)
+            following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
+            try:
+                await uvicorn.Server(config).serve(sockets=[listening])
+            finally:
+                following.cancel()
+                await callers.aclose()
+
+
+def _caller_in(context: RequestContext) -> Caller:
+    """Give the caller that the bearer token named; over HTTP there is always one."""
+    caller: Caller = cast("Request", context.request).scope[CALLER]
+    return caller
+
+
+async def _serve_stdio(root: Path, name: str | None) -> None:
+    async with open_house(root) as house:
+        caller = local_caller(root, house.settings, name)
+        mcp = _mcp_server(house, lambda _: caller)
+        following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
+        try:
+            async with stdio_server() as (reading, writing):
+                options = mcp.server.create_initialization_options()
+                await mcp.server.run(reading, writing, options)
+        finally:
+            following.cancel()
+
+
+def _mcp_server(house: House, caller_of: Callable[[RequestContext], Any]) -> McpServer:
+    edge = Edge(caller_of=caller_of, new_id=new_call_id, now=now, page_size=house.settings.page_size)
+    return McpServer(house.gateway, edge)
+
+
+async def _follow_changes(house: House, announce: Callable[[], Awaitable[None]]) -> None:
+    """Take up changed policies and manifests: on SIGHUP and, in dev mode, whenever they change on disk."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    dev = house.settings.mode == "dev"
+    stamp = _stamp(house)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), LOOK_SECONDS if dev else None)
+        seen = _stamp(house)
+        if asked.is_set() or seen != stamp:
+            stamp = seen
+            asked.clear()
+            await _take_up(house, announce)
+
+
+async def _take_up(house: House, announce: Callable[[], Awaitable[None]]) -> None:
+    before = house.in_force.rulebook.version
+    faults = house.reload()
+    for fault in faults:
+        log.error("not taken up, the last good version stays in force: %s", fault)
+    if house.in_force.rulebook.version != before:
+        log.warning("version %s is in force", house.in_force.rulebook.version)
+        await announce()
+
+
+def _stamp(house: House) -> list[tuple[str, int]]:
+    folders = (house.root / house.settings.policies, house.root / house.settings.registry)
+    files = sorted(file for folder in folders for file in folder.glob("*"))
+    stamps: list[tuple[str, int]] = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            stamps.append((str(file), file.stat().st_mtime_ns))
+    return stamps
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Generator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.create_server((settings.host, settings.port), family=family, backlog=1024) as opened:
+        yield opened
+
+
+def _resource(settings: Settings) -> ProtectedResource:
+    issuers = [issuer.issuer for issuer in trusted_issuers(settings) if issuer.issuer != ISSUER]
+    return ProtectedResource(uri=settings.public_url, issuers=issuers, scopes=())
+
+
+def _hosts(settings: Settings, port: int) -> TransportSecuritySettings:
+    """Which `Host` and `Origin` values are ours; everything else is refused, whatever the bind address."""
+    hosts = [urlsplit(settings.public_url).netloc, *settings.allowed_hosts]
+    if settings.host in {"127.0.0.1", "localhost", "::1"}:
+        hosts += [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"]
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=list(settings.allowed_origins))
+
+
+def _greet(settings: Settings, port: int) -> None:
+    console = err()
+    if settings.mode == "dev":
+        said = " DEV MODE: anyone who can read keys/dev-issuer.pem can sign in as anybody. "
+        console.print(Text(said, style="bold white on red"))
+    console.print(f"Toolgate serves {settings.public_url} (listening on {settings.host}:{port})")
+
+
+def _log_to_stderr(*, as_json: bool) -> None:
+    handler: logging.Handler = RichHandler(console=err(), show_path=False, markup=False)
+    if as_json:
+        handler = logging.StreamHandler()
+        line = '{"at":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s","message":"%(message)s"}'
+        handler.setFormatter(logging.Formatter(line))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -1,0 +1,1 @@
+"""What governance is: records, rules of the path, no input or output."""

@@ -1,0 +1,46 @@
+"""Who asks, and what is asked."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from toolgate.core.canonical import digest
+from toolgate.core.record import JsonObject, Record
+
+
+class Caller(Record):
+    """A person or an agent, as a verified token or `toolgate.toml` names them. Never the token itself."""
+
+    subject: str
+    issuer: str
+    tenant: str
+    client: str = ""
+    """The OAuth client that acts, for the record only: nothing is decided by it."""
+    roles: frozenset[str] = frozenset()
+    """What the issuer says; `roles.csv` may add more in this tenant."""
+    scopes: frozenset[str] = frozenset()
+    act: tuple[str, ...] = ()
+    """Who acts on the subject's behalf, nearest first (RFC 8693, section 4.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request to use one tool."""
+
+    id: str
+    caller: Caller
+    tool: str
+    """As the client wrote it."""
+    arguments: JsonObject
+    received_at: datetime
+    key: str | None = None
+    """Two calls of one tool by one subject under one key are the same call."""
+    again: bool = False
+    """The caller insists: this is not a repetition by mistake."""
+    trace: str | None = None
+    """W3C `traceparent`, for correlation only."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for two calls that ask the same thing: SHA-256 over the canonical arguments, hexadecimal."""
+        return digest(self.arguments)

@@ -1,0 +1,146 @@
+"""READ THIS FIRST: the way of one call, and the only way to an effect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from toolgate.adapter.context import Progress
+from toolgate.core.arguments import out_of_bounds
+from toolgate.core.call import Call, Caller
+from toolgate.core.claims import Opened, fault_in_key
+from toolgate.core.decision import Decision
+from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
+from toolgate.core.outcome import Answer, Failed, Outcome, Refused, Unknown
+from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault
+from toolgate.core.shield import HangUp, Shield
+from toolgate.core.tool import Tool
+
+
+async def _silent(_progress: float, _total: float | None = None, _message: str | None = None, /) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Judges a call, records it, acts once, records the end, and only then answers."""
+
+    rulebook: Callable[[], Rulebook]
+    """The one in force now."""
+    ledger: Ledger
+    vault: Vault
+    tools: Tools
+    shield: Shield
+
+    def tools_for(self, caller: Caller) -> list[Tool]:
+        """Give the tools of which some call could be allowed to `caller`, by name."""
+        book = self.rulebook()
+        return [tool for tool in book.catalog.tools if book.policy.visible(caller, tool)]
+
+    async def carry_out(self, call: Call, progress: Progress = _silent) -> Answer:
+        """Take `call` through the house. Its outcome says what has happened to the world."""
+        book = self.rulebook()
+        tool = book.catalog.find(call.tool)
+        if tool is None or not book.policy.visible(call.caller, tool):
+            return await self._refuse(call, None, _UNKNOWN_TOOL)
+        if refused := _fault_in(call, tool):
+            return await self._refuse(call, tool, refused)
+        decision = book.policy.decide(call.caller, tool, call.arguments)
+        if decision.verdict != "allow":
+            return await self._refuse(call, tool, _in_words(decision), decision)
+        return await self.shield.run(partial(self._carry_through, call, tool, decision, progress))
+
+    async def _carry_through(
+        self, call: Call, tool: Tool, decision: Decision, progress: Progress, hang_up: HangUp
+    ) -> Answer:
+        try:
+            opened = await self.ledger.open(call, tool, decision)
+        except LedgerUnavailable:
+            return _unrecorded(call)
+        if isinstance(opened, Answer):
+            return opened
+        outcome = await self._attempt(call, tool, opened, progress, hang_up)
+        return await self._close(call, tool, opened, outcome)
+
+    async def _attempt(
+        self, call: Call, tool: Tool, opened: Opened, progress: Progress, hang_up: HangUp
+    ) -> Outcome:
+        try:
+            async with self.vault.borrow(tool, call) as lease:
+                act = Act(
+                    call=call,
+                    opened=opened,
+                    lease=lease,
+                    remember=partial(self.ledger.remember, opened),
+                    progress=progress,
+                    hang_up=hang_up,
+                )
+                return await self.tools.run(tool, act)
+        except CredentialUnavailable as error:
+            return Failed(code=error.code, detail=str(error), retryable=error.retryable)
+
+    async def _close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> Answer:
+        try:
+            entry = await self.ledger.close(call, tool, opened, outcome)
+        except LedgerUnavailable:
+            return Answer(outcome=_UNRECORDED_END, call_id=opened.call_id, entry=opened.intent)
+        return Answer(outcome=outcome, call_id=opened.call_id, entry=entry)
+
+    async def _refuse(
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None = None
+    ) -> Answer:
+        try:
+            entry = await self.ledger.refuse(call, tool, refused, decision)
+        except LedgerUnavailable:
+            return _unrecorded(call)
+        return Answer(outcome=refused, call_id=call.id, entry=entry)
+
+
+def _fault_in(call: Call, tool: Tool) -> Refused | None:
+    """What is wrong with the call itself. Nothing else reads the arguments before this has."""
+    if fault := out_of_bounds(call.arguments) or tool.input.fault_in(call.arguments):
+        return Refused(code="bad_arguments", detail=fault)
+    if missing := tool.terms.scopes - call.caller.scopes:
+        return Refused(
+            code="insufficient_scope",
+            detail=f"the token lacks the scope {' '.join(sorted(missing))}; ask your issuer for it",
+        )
+    if call.key is not None and (fault := fault_in_key(call.key)):
+        return Refused(code="bad_idempotency_key", detail=fault)
+    if call.key is None and tool.terms.without_key == "require":
+        return Refused(
+            code="idempotency_key_required",
+            detail='this tool needs an idempotency key in _meta["dev.toolgate/idempotencyKey"]',
+        )
+    return None
+
+
+def _in_words(decision: Decision) -> Refused:
+    rule = f"rule {decision.rules[-1]}" if decision.rules else "no rule allows it"
+    if decision.verdict == "hold":
+        approvers = " or ".join(decision.approvers)
+        return Refused(
+            code="approval_required",
+            detail=f"{rule} asks for an approval by {approvers}, which cannot be given here",
+        )
+    allowed = f"; allowed is: {decision.allowed}" if decision.allowed else ""
+    return Refused(
+        code="forbidden",
+        detail=f"the policy does not allow this call ({rule}){allowed}. "
+        "Change the call, or ask the team that keeps the policy",
+    )
+
+
+def _unrecorded(call: Call) -> Answer:
+    failed = Failed(
+        code="ledger_unavailable",
+        detail="the call could not be recorded, so nothing was done; ask again later",
+        retryable=True,
+    )
+    return Answer(outcome=failed, call_id=call.id, entry=None)
+
+
+_UNKNOWN_TOOL = Refused(code="unknown_tool", detail="there is no such tool")
+_UNRECORDED_END = Unknown(
+    code="end_not_recorded",
+    detail="the call was acted on, but its end could not be recorded; its result is withheld",
+)

@@ -1,0 +1,56 @@
+"""How a call can end, sorted by what has happened to the world (see `docs/reference/outcomes.md`)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from toolgate.core.record import JsonObject, Record
+
+
+class Refused(Record):
+    """Policy, schema, catalogue or terms say no. Nothing was done; the caller may change the call."""
+
+    kind: Literal["refused"] = "refused"
+    code: str
+    detail: str
+    retry_after_ms: int | None = None
+
+
+class Failed(Record):
+    """The system refused, or could not be reached, or there was no credential. Nothing was done."""
+
+    kind: Literal["failed"] = "failed"
+    code: str
+    detail: str
+    retryable: bool
+    retry_after_ms: int | None = None
+
+
+class Unknown(Record):
+    """Nobody can tell whether it took effect. Never asked again by itself; reconcile first."""
+
+    kind: Literal["unknown"] = "unknown"
+    code: str
+    detail: str
+
+
+class Done(Record):
+    """It took effect, and this is the result."""
+
+    kind: Literal["done"] = "done"
+    value: JsonObject
+
+
+Outcome = Annotated[Refused | Failed | Unknown | Done, Field(discriminator="kind")]
+OutcomeOf: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+class Answer(Record):
+    """An outcome with what every answer carries."""
+
+    outcome: Outcome
+    call_id: str
+    entry: int | None
+    """The ledger entry that records it; None only when the ledger could not be written."""
+    replayed: bool = False
+    """It is the answer of an earlier call under the same key."""

@@ -1,0 +1,104 @@
+"""What the gateway needs of the outside, in as few words as it uses."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from toolgate.adapter.context import Progress
+from toolgate.core.call import Call, Caller
+from toolgate.core.claims import Opened
+from toolgate.core.decision import Decision
+from toolgate.core.lease import Lease
+from toolgate.core.outcome import Answer, Outcome, Refused
+from toolgate.core.record import JsonObject
+from toolgate.core.shield import HangUp
+from toolgate.core.tool import Tool
+
+
+class Catalog(Protocol):
+    """The admitted tools."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """All of them, by name."""
+        ...
+
+    def find(self, name: str) -> Tool | None:
+        """Find a tool by its name or its wire name."""
+        ...
+
+
+class Policy(Protocol):
+    """The judge. It does no input or output, and it never raises: what it cannot judge it denies."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def visible(self, caller: Caller, tool: Tool) -> bool:
+        """Whether some call of `tool` could be allowed to `caller`."""
+        ...
+
+    def decide(self, caller: Caller, tool: Tool, arguments: JsonObject) -> Decision: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rulebook:
+    """Catalogue and policy as they were read together; a call sees one of them from begin to end."""
+
+    catalog: Catalog
+    policy: Policy
+
+    @property
+    def version(self) -> str:
+        """What both are, in one word: two rulebooks with the same version say the same."""
+        return f"{self.catalog.digest[:16]}.{self.policy.digest[:16]}"
+
+
+class Ledger(Protocol):
+    """Durable memory. Each method returns when its entry is durable, or raises `LedgerUnavailable`."""
+
+    async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
+        """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
+        ...
+
+    async def remember(self, opened: Opened, value: JsonObject) -> None:
+        """Keep what the adapter must know again if this attempt dies after its send."""
+        ...
+
+    async def close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> int:
+        """Record the end and settle the claim; gives the entry."""
+        ...
+
+    async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
+        """Record that nothing was done, and why; gives the entry."""
+        ...
+
+
+class Vault(Protocol):
+    """Lends credentials."""
+
+    def borrow(self, tool: Tool, call: Call) -> AbstractAsyncContextManager[Lease | None]:
+        """Lend the credential that `tool` needs for one call; raises `CredentialUnavailable`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """One attempt at an effect, as the part that runs adapters needs it."""
+
+    call: Call
+    opened: Opened
+    lease: Lease | None
+    remember: Callable[[JsonObject], Awaitable[None]]
+    progress: Progress
+    hang_up: HangUp
+
+
+class Tools(Protocol):
+    """Runs the operations of adapters. It never raises: whatever an adapter does becomes an `Outcome`."""
+
+    async def run(self, tool: Tool, act: Act) -> Outcome: ...

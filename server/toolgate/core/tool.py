@@ -1,0 +1,65 @@
+"""A tool: one operation of one system, admitted on terms."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from toolgate.adapter.context import Effect, SignIn
+from toolgate.core.arguments import Schema
+from toolgate.core.record import Record
+
+Duplicates = Literal["key", "natural", "query", "none"]
+WithoutKey = Literal["require", "guard", "allow"]
+Capture = Literal["metadata", "digests", "arguments", "full"]
+
+
+class Terms(Record):
+    """What a manifest must say before an operation is admitted. Nothing here has a default."""
+
+    effect: Effect
+    timeout: float = Field(gt=0, le=3600)
+    """Seconds from the act's begin until the gate stops waiting."""
+    duplicates: Duplicates
+    """How the system prevents or reveals a second effect: by a forwarded key, by the nature of the operation,
+    by a look-up, or not at all."""
+    without_key: WithoutKey
+    """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed."""
+    capture: Capture
+    """What the ledger keeps: metadata, digests too, the arguments too, or arguments and result."""
+    scopes: frozenset[str]
+    """OAuth scopes that the caller's token must have."""
+    credential: str
+    """A role of the manifest's `[credentials]`, or `none`."""
+    retries: int = Field(default=0, ge=0, le=5)
+    """How often a read that could not be answered is asked again inside its timeout."""
+    guard_window: float = Field(default=600, gt=0, le=86_400)
+    """Seconds in which an identical call without a key counts as suspected repetition."""
+
+
+class CredentialRole(Record):
+    """A role of the manifest: which secret, and how a client signs in with it."""
+
+    secret: str = Field(min_length=1)
+    """The name of the secret where leases come from: a keystore entry."""
+    sign_in: SignIn
+    header: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """What a caller can use, as the catalogue holds it."""
+
+    name: str
+    """`system.operation`: its name in policies, in the ledger and at the command line."""
+    wire_name: str
+    """The same in the alphabet that every model's interface accepts: `system_operation`."""
+    system: str
+    operation: str
+    title: str
+    description: str
+    terms: Terms
+    input: Schema
+    output: Schema
+    credential: CredentialRole | None
+    """What it signs in with; None when it needs nothing."""

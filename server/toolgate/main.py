@@ -1,0 +1,242 @@
+"""Builds all parts of a gate and hands them to each other. Nothing else reaches for a part."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from toolgate.backends.adapter_tools import AdapterTools
+from toolgate.backends.casbin_policy import CasbinPolicy, model_faults
+from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
+from toolgate.backends.keystore import Keystore, KeystoreVault
+from toolgate.backends.manifest_catalog import Registry
+from toolgate.backends.policy_files import read_policy
+from toolgate.backends.sql_ledger import SqlLedger
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.core.call import Caller
+from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
+from toolgate.core.gateway import Gateway
+from toolgate.core.identity import TrustedIssuer
+from toolgate.core.ports import Rulebook
+from toolgate.core.shield import Shield
+from toolgate.settings import Settings, read_settings
+
+LOCAL_ISSUER: Final = "urn:toolgate:local"
+"""The issuer of callers that are named in `toolgate.toml`: the operating system vouches for them."""
+
+
+@dataclass
+class InForce:
+    """Holds the rulebook in force: one reference, swapped as a whole."""
+
+    rulebook: Rulebook
+
+    def __call__(self) -> Rulebook:
+        return self.rulebook
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """A gate with all its parts, open."""
+
+    root: Path
+    settings: Settings
+    gateway: Gateway
+    registry: Registry
+    in_force: InForce
+
+    def reload(self) -> list[Fault]:
+        """Read policy and registry again. With any fault, the ones in force stay in force."""
+        found, faults = read_rulebook(self.root, self.settings, self.registry)
+        if found is not None and found.version != self.in_force.rulebook.version:
+            self.in_force.rulebook = found
+        return faults
+
+
+@dataclass(kw_only=True)
+class Examined:
+    """The parts of a deployment as far as they could be opened, and what is wrong with the others."""
+
+    faults: list[Fault]
+    settings: Settings | None = None
+    registry: Registry | None = None
+    rulebook: Rulebook | None = None
+    keystore: Keystore | None = None
+    writer: SqliteWriter | None = None
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        if self.writer is not None:
+            await asyncio.to_thread(self.writer.close)
+        if self.registry is not None:
+            await self.registry.aclose()
+
+
+def examine(root: Path) -> Examined:
+    """Open the parts of the deployment under `root`, and find everything that is wrong with them."""
+    try:
+        settings = read_settings(root)
+    except Misconfigured as error:
+        return Examined(faults=error.faults)
+    found = Examined(faults=[], settings=settings)
+    found.registry = Registry(root / settings.registry, root)
+    found.rulebook, faults = read_rulebook(root, settings, found.registry)
+    found.keystore, locked = _open_keystore(root, settings)
+    found.writer, closed = _open_writer(root / settings.database)
+    found.faults = [*faults, *locked, *closed, *_issuer_faults(root, settings)]
+    if found.rulebook is not None and found.keystore is not None:
+        found.faults += _missing_secrets(found.rulebook, found.keystore)
+    return found
+
+
+@asynccontextmanager
+async def open_house(root: Path) -> AsyncGenerator[House]:
+    """Build the gate of the deployment under `root`; close it when all begun calls have ended.
+
+    Raises:
+        Misconfigured: with every fault that was found.
+    """
+    found = examine(root)
+    shield = Shield()
+    try:
+        if (
+            found.faults
+            or found.settings is None
+            or found.registry is None
+            or found.rulebook is None
+            or found.keystore is None
+            or found.writer is None
+        ):
+            raise Misconfigured(found.faults)
+        in_force = InForce(found.rulebook)
+        gateway = Gateway(
+            rulebook=in_force,
+            ledger=SqlLedger(found.writer, now=now, rulebook=in_force),
+            vault=KeystoreVault(found.keystore),
+            tools=AdapterTools(now=now),
+            shield=shield,
+        )
+        yield House(
+            root=root,
+            settings=found.settings,
+            gateway=gateway,
+            registry=found.registry,
+            in_force=in_force,
+        )
+    finally:
+        await shield.drain()
+        await found.aclose()
+
+
+def read_rulebook(root: Path, settings: Settings, registry: Registry) -> tuple[Rulebook | None, list[Fault]]:
+    """Read registry and policy together; with any fault there is no rulebook."""
+    catalog, faults = registry.read()
+    policy, more = read_policy(root / settings.policies)
+    faults += more
+    if policy is not None:
+        faults += model_faults(policy)
+    if catalog is None or policy is None or faults:
+        return None, faults
+    return Rulebook(catalog=catalog, policy=CasbinPolicy(policy)), []
+
+
+def trusted_issuers(settings: Settings) -> list[TrustedIssuer]:
+    """Give the issuers of the settings and, in dev mode, our own."""
+    issuers = list(settings.issuers)
+    if settings.mode == "dev":
+        tenants = frozenset(caller.tenant for caller in settings.callers.values())
+        if tenants:
+            issuers.append(
+                TrustedIssuer(
+                    issuer=ISSUER,
+                    jwks_file=PUBLIC_KEYS,
+                    algorithms=("EdDSA",),
+                    tenant_claim="tenant",
+                    tenants=tenants,
+                    roles_claim="roles",
+                )
+            )
+    return issuers
+
+
+def named_caller(settings: Settings, name: str, issuer: str = LOCAL_ISSUER) -> Caller:
+    """Give the caller that `[callers.NAME]` describes.
+
+    Raises:
+        Misconfigured: there is none of that name.
+    """
+    named = settings.callers.get(name)
+    if named is None:
+        known = ", ".join(sorted(settings.callers)) or "none"
+        raise Misconfigured(
+            [Fault("toolgate.toml", "callers", f"there is no caller {name!r}", f"there are: {known}")]
+        )
+    return Caller(
+        subject=named.subject,
+        issuer=issuer,
+        tenant=named.tenant,
+        client=name,
+        roles=named.roles,
+        scopes=named.scopes,
+    )
+
+
+def now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+def new_call_id() -> str:
+    """Make an id that nobody can guess and that sorts by time: 48 bits of milliseconds, 80 bits of chance."""
+    return f"c{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def _open_keystore(root: Path, settings: Settings) -> tuple[Keystore | None, list[Fault]]:
+    try:
+        return Keystore(
+            root / settings.keystore, passphrase=settings.passphrase, dev=settings.mode == "dev"
+        ), []
+    except CredentialUnavailable as error:
+        remedy = "see docs/how-to/secrets.md"
+        return None, [Fault(settings.keystore, "file", str(error), remedy)]
+
+
+def _open_writer(database: Path) -> tuple[SqliteWriter | None, list[Fault]]:
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteWriter(database), []
+    except (LedgerUnavailable, OSError) as error:
+        remedy = "make its folder writable, or set database to another file"
+        return None, [Fault(database.name, "file", str(error), remedy)]
+
+
+def _missing_secrets(rulebook: Rulebook, keystore: Keystore) -> list[Fault]:
+    names = set(keystore.names())
+    wanted = {
+        (tool.credential.secret, tool.system)
+        for tool in rulebook.catalog.tools
+        if tool.credential is not None
+    }
+    return [
+        Fault(
+            f"registry/{system}.toml",
+            "credentials",
+            f"the keystore has no entry {secret!r}",
+            f"add it: toolgate secrets set {secret}",
+        )
+        for secret, system in sorted(wanted)
+        if secret not in names
+    ]
+
+
+def _issuer_faults(root: Path, settings: Settings) -> list[Fault]:
+    return [
+        Fault("toolgate.toml", f"issuers {issuer.issuer}", "its jwks_file is not there", "add it")
+        for issuer in trusted_issuers(settings)
+        if issuer.jwks_file is not None and not (root / issuer.jwks_file).is_file()
+    ]

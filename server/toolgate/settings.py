@@ -1,0 +1,152 @@
+"""`toolgate.toml` and the environment, read once into one frozen `Settings`."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from toolgate.core.errors import Fault, Misconfigured
+from toolgate.core.identity import TrustedIssuer
+
+FILE: Final = "toolgate.toml"
+_PREFIX: Final = "TOOLGATE_"
+
+
+def _canonical_uri(url: str) -> str:
+    """A resource's canonical URI (RFC 8707, section 2): absolute, no fragment, no trailing slash."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment:
+        raise ValueError("an address like https://gate.example.com/mcp is expected")
+    if url.endswith("/"):
+        raise ValueError("without a slash at its end: clients name it as the audience of tokens")
+    return url
+
+
+class NamedCaller(BaseModel):
+    """A `[callers.NAME]` table: who a local caller is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str = Field(min_length=1)
+    tenant: str = Field(min_length=1)
+    roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+
+
+class Settings(BaseSettings):
+    """All that can be set. The environment (`TOOLGATE_` and the name in capitals) wins over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    mode: Literal["dev", "production"]
+    """`dev` adds an issuer of tokens whose key lies in a file, and follows changes on the disk."""
+    public_url: Annotated[str, AfterValidator(_canonical_uri)] = "http://127.0.0.1:8080/mcp"
+    """Where clients find this server: its canonical URI, and the audience that tokens must have."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    allowed_hosts: tuple[str, ...] = ()
+    """`Host` values beside that of `public_url` and, on a loopback address, its own."""
+    allowed_origins: tuple[str, ...] = ()
+    """`Origin` values of web pages that may call; none by default."""
+    max_body: int = Field(default=1_048_576, ge=1024, le=67_108_864)
+    """Bytes of a request's body."""
+    page_size: int = Field(default=100, ge=1, le=1000)
+    """Tools on one page of `tools/list`."""
+    policies: str = "policies"
+    registry: str = "registry"
+    database: str = "data/toolgate.db"
+    keystore: str = "keys/keystore.json"
+    issuers: tuple[TrustedIssuer, ...] = ()
+    callers: dict[str, NamedCaller] = Field(default_factory=dict)
+    """Local callers, for `--stdio`, `toolgate call` and, in dev mode, `toolgate token`."""
+    local_caller: str | None = None
+    """Which of them calls over `--stdio`, and where `--as` is not given."""
+    passphrase: SecretStr | None = Field(default=None, exclude=True)
+    """Opens the keystore. From the environment only: it does not belong in the file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then the file, which comes as keyword arguments; nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def read_settings(root: Path) -> Settings:
+    """Read the settings of the deployment under `root`.
+
+    Raises:
+        Misconfigured: with every fault in the file and the environment.
+    """
+    file = root / FILE
+    try:
+        written = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        problem = "there is no such file" if not file.exists() else str(error)
+        raise Misconfigured(
+            [Fault(FILE, str(root), problem, "run: toolgate init DIR, or say --root DIR")]
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured([Fault(FILE, "syntax", str(error), "correct the TOML")]) from error
+    faults = _strangers()
+    if "passphrase" in written:
+        remedy = "remove it here, and set TOOLGATE_PASSPHRASE"
+        faults.append(Fault(FILE, "passphrase", "a secret does not belong in this file", remedy))
+    try:
+        settings = Settings(**written)
+    except ValidationError as error:
+        raise Misconfigured(faults + _faults(error)) from error
+    faults += _inconsistencies(settings)
+    if faults:
+        raise Misconfigured(faults)
+    return settings
+
+
+def _strangers() -> list[Fault]:
+    """Environment variables that look like ours and are not."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    return [
+        Fault("environment", name, "there is no such setting", "correct its spelling or unset it")
+        for name in sorted(os.environ)
+        if name.startswith(_PREFIX) and name.partition("__")[0] not in known
+    ]
+
+
+def _inconsistencies(settings: Settings) -> list[Fault]:
+    faults: list[Fault] = []
+    if settings.local_caller is not None and settings.local_caller not in settings.callers:
+        problem = f"there is no [callers.{settings.local_caller}]"
+        faults.append(Fault(FILE, "local_caller", problem, "add it, or name one that is there"))
+    if settings.mode == "production" and not settings.issuers:
+        problem = "in production mode somebody must issue tokens, and no issuer is trusted"
+        faults.append(Fault(FILE, "issuers", problem, "add an [[issuers]] table"))
+    names = [issuer.issuer for issuer in settings.issuers]
+    faults += [
+        Fault(FILE, "issuers", f"{name!r} is there twice", "remove one")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    return faults
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    return [
+        Fault(
+            FILE,
+            ".".join(str(part) for part in fault["loc"]) or "file",
+            fault["msg"],
+            "see docs/reference/settings.md",
+        )
+        for fault in error.errors(include_input=False, include_url=False)
+    ]

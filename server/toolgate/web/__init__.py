@@ -1,0 +1,1 @@
+"""What the world sees: MCP and HTTP. Translates, decides nothing."""

@@ -1,0 +1,148 @@
+"""The HTTP side: one MCP endpoint for every era, its OAuth metadata, and the health of the process."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolgate.web.bearer import METADATA_PATH, Bearer, ProtectedResource, bind_session
+
+ENDPOINT: Final = "/mcp"
+_HANDSHAKE: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpEdge:
+    """What the HTTP side is told."""
+
+    resource: ProtectedResource
+    bearer: Bearer
+    hosts: TransportSecuritySettings
+    max_body: int
+    ready: Callable[[], Mapping[str, Any]]
+
+
+def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
+    """Build the application."""
+    plain = _manager(server, edge, json_response=True, stateless=False)
+    streaming = _manager(server, edge, json_response=False, stateless=True)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        async with plain.run(), streaming.run():
+            yield
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def readyz(_: Request) -> Response:
+        return JSONResponse(edge.ready())
+
+    async def metadata(request: Request) -> Response:
+        refused = await TransportSecurityMiddleware(edge.hosts).validate_request(request)
+        return refused or edge.resource.metadata()
+
+    endpoint = _Endpoint(edge, plain.handle_request, streaming.handle_request)
+    return Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route(ENDPOINT, endpoint),
+            Route(METADATA_PATH, metadata),
+            Route(f"{METADATA_PATH}{ENDPOINT}", metadata),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+        ],
+    )
+
+
+class _Endpoint:
+    """Host, origin, token and size first; then the SDK, in the mode that the request asks for.
+
+    The common call is answered as plain JSON. Only a call that wants to hear of its progress is streamed.
+    """
+
+    def __init__(self, edge: HttpEdge, plain: ASGIApp, streaming: ASGIApp) -> None:
+        self._edge, self._plain, self._streaming = edge, plain, streaming
+        self._hosts = TransportSecurityMiddleware(edge.hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        post = scope["method"] == "POST"
+        refused = await self._hosts.validate_request(request, is_post=post)
+        refused = refused or await self._edge.bearer.admit(scope)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        body = await self._body(receive) if post else b""
+        if body is None:
+            too_large = PlainTextResponse(f"more than {self._edge.max_body} bytes", 413)
+            await too_large(scope, receive, send)
+            return
+        if post:
+            receive = _again(body, receive)
+        await self._by_mode(body, scope)(scope, receive, send)
+
+    def _by_mode(self, body: bytes, scope: Scope) -> ASGIApp:
+        streamed = b'"progressToken"' in body and b'"tools/call"' in body
+        if _is_of_handshake_era(scope):
+            bind_session(scope)
+            if streamed:
+                # A session answers in JSON; this one call is served beside it.
+                scope["headers"] = [h for h in scope["headers"] if h[0] != b"mcp-session-id"]
+        return self._streaming if streamed else self._plain
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """Read the whole body; None when it is larger than it may be."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self._edge.max_body:
+                return None
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_of_handshake_era(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"mcp-protocol-version":
+            return value in _HANDSHAKE
+    return True
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give the body once more, then what the client does next (it hangs up)."""
+    given = False
+
+    async def first_the_body() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return first_the_body
+
+
+def _manager(
+    server: Server[Any], edge: HttpEdge, *, json_response: bool, stateless: bool
+) -> StreamableHTTPSessionManager:
+    return StreamableHTTPSessionManager(
+        server,
+        json_response=json_response,
+        stateless=stateless,
+        max_request_body_size=edge.max_body,
+    )

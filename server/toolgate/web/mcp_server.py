@@ -1,0 +1,164 @@
+"""The MCP server: every era and transport ends in `Gateway.carry_out`, and only there.
+
+On the SDK's low-level `Server`; it decides nothing in middleware, whose interface is provisional.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import anyio
+import mcp_types as t
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
+from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from toolgate import __version__
+from toolgate.core.call import Call, Caller
+from toolgate.core.gateway import Gateway
+from toolgate.web.present import AGAIN, KEY, shown, told
+
+RequestContext: TypeAlias = ServerRequestContext[Any, Any]
+LIST_TTL_MS: Final = 30_000
+_LONGEST_TRACE: Final = 64
+_CHANGE_PATIENCE: Final = 2.0
+_MOST_STANDING: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """What the translation needs beside the gateway."""
+
+    caller_of: Callable[[RequestContext], Caller]
+    new_id: Callable[[], str]
+    now: Callable[[], datetime]
+    page_size: int
+
+
+class McpServer:
+    """Translates MCP into calls, and answers into MCP."""
+
+    def __init__(self, gateway: Gateway, edge: Edge) -> None:
+        self._gateway = gateway
+        self._edge = edge
+        self._bus = InMemorySubscriptionBus()
+        self._standing: dict[str, ServerSession] = {}
+        self.server: Server[Any] = _Server(
+            "toolgate",
+            version=__version__,
+            title="Toolgate",
+            instructions=_INSTRUCTIONS,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            on_subscriptions_listen=ListenHandler(self._bus),
+            get_tool_input_schema=self._input_schema,
+        )
+
+    async def announce_change(self) -> None:
+        """Tell every client that listens that its list of tools may have changed."""
+        await self._bus.publish(ToolsListChanged())
+        for session in list(self._standing.values()):
+            with anyio.move_on_after(_CHANGE_PATIENCE):
+                await session.send_tool_list_changed()
+
+    async def _list_tools(
+        self, context: RequestContext, params: t.PaginatedRequestParams | None
+    ) -> t.ListToolsResult:
+        self._note_standing(context)
+        tools = self._gateway.tools_for(self._edge.caller_of(context))
+        after = _position(params.cursor) if params and params.cursor else ""
+        rest = [tool for tool in tools if tool.wire_name > after] if after else tools
+        page = rest[: self._edge.page_size]
+        more = _cursor(page[-1].wire_name) if len(rest) > len(page) else None
+        return t.ListToolsResult(
+            tools=[shown(tool) for tool in page],
+            next_cursor=more,
+            ttl_ms=LIST_TTL_MS,
+            cache_scope="private",
+        )
+
+    async def _call_tool(self, context: RequestContext, params: t.CallToolRequestParams) -> t.CallToolResult:
+        meta = context.meta or {}
+        call = Call(
+            id=self._edge.new_id(),
+            caller=self._edge.caller_of(context),
+            tool=params.name,
+            arguments=params.arguments or {},
+            received_at=self._edge.now(),
+            key=_key(meta.get(KEY), context),
+            again=meta.get(AGAIN) is True,
+            trace=_trace(meta.get("traceparent")),
+        )
+        answer = await self._gateway.carry_out(call, context.session.report_progress)
+        return told(answer, params.name)
+
+    def _input_schema(self, name: str) -> dict[str, Any] | None:
+        tool = self._gateway.rulebook().catalog.find(name)
+        return tool.input.document if tool else None
+
+    def _note_standing(self, context: RequestContext) -> None:
+        """Remember who has listed tools over a standing connection (2025-11-25 and before)."""
+        if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            return
+        request = context.request
+        connection = request.headers.get("mcp-session-id", "") if request is not None else ""
+        self._standing.pop(connection, None)
+        self._standing[connection] = context.session
+        if len(self._standing) > _MOST_STANDING:
+            del self._standing[next(iter(self._standing))]
+
+
+class _Server(Server[Any]):
+    """Says at the handshake that its list of tools can change."""
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        return super().create_initialization_options(
+            notification_options or NotificationOptions(tools_changed=True),
+            experimental_capabilities,
+            extensions,
+        )
+
+
+def _key(in_meta: object, context: RequestContext) -> str | None:
+    """Read the idempotency key; the header is for clients that cannot set `_meta`."""
+    request = context.request
+    in_header = request.headers.get("idempotency-key") if request is not None else None
+    if in_meta is not None and not isinstance(in_meta, str):
+        raise MCPError(t.INVALID_PARAMS, f"_meta[{KEY!r}] is not a text")
+    if in_meta is not None and in_header is not None and in_meta != in_header:
+        raise MCPError(t.INVALID_PARAMS, f"_meta[{KEY!r}] and the Idempotency-Key header differ")
+    return in_meta if in_meta is not None else in_header
+
+
+def _trace(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE else None
+
+
+def _cursor(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _position(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise MCPError(t.INVALID_PARAMS, "the cursor is not one that this server gave") from error
+
+
+_INSTRUCTIONS: Final = """\
+Every call here is judged by a policy, recorded, and takes effect at most once. Send an idempotency key in \
+_meta["dev.toolgate/idempotencyKey"] with a write, and the same key when you repeat it: a repeated call is \
+answered with the first one's result. When a call is refused, the text says what would be allowed. When an \
+outcome is unknown, do not try again under another key."""

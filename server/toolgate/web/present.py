@@ -1,0 +1,105 @@
+"""MCP's words for what the core says, in both directions."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import mcp_types as t
+import orjson
+from mcp.shared.exceptions import MCPError
+
+from toolgate.adapter import Effect
+from toolgate.core.outcome import Answer, Done, Failed, Outcome, Refused, Unknown
+from toolgate.core.record import JsonObject
+from toolgate.core.tool import Tool
+
+PREFIX: Final = "dev.toolgate/"
+KEY: Final = f"{PREFIX}idempotencyKey"
+AGAIN: Final = f"{PREFIX}again"
+ENTRY: Final = f"{PREFIX}entry"
+REPLAYED: Final = f"{PREFIX}replayed"
+CALL_ID: Final = f"{PREFIX}callId"
+ERROR: Final = f"{PREFIX}error"
+DOCS: Final = "docs/reference/outcomes.md"
+
+_ANNOTATIONS: Final[Mapping[Effect, t.ToolAnnotations]] = {
+    "read": t.ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True),
+    "write": t.ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False),
+    "destroy": t.ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False),
+}
+
+
+def shown(tool: Tool) -> t.Tool:
+    """Show a tool as `tools/list` does."""
+    return t.Tool(
+        name=tool.wire_name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=tool.input.document,
+        output_schema=tool.output.document,
+        annotations=_ANNOTATIONS[tool.terms.effect],
+    )
+
+
+def told(answer: Answer, tool: str) -> t.CallToolResult:
+    """Tell an answer as a tool's result; errors are results too, so that a model can act on them.
+
+    Raises:
+        MCPError: there is no such tool for this caller (a JSON-RPC error, as the SDK itself has it).
+    """
+    meta: dict[str, Any] = {ENTRY: answer.entry, REPLAYED: answer.replayed, CALL_ID: answer.call_id}
+    match answer.outcome:
+        case Refused(code="unknown_tool"):
+            raise MCPError(t.INVALID_PARAMS, f"Unknown tool: {tool}", meta)
+        case Done(value=value):
+            return _result(value, answer, meta)
+        case outcome:
+            return _error(outcome, answer, meta)
+
+
+def _result(value: JsonObject, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
+    texts = [orjson.dumps(value).decode()]
+    if answer.replayed:
+        said = f"Already applied: this is the answer of the first call, ledger entry {answer.entry}."
+        texts.insert(0, said)
+    return t.CallToolResult(
+        content=[t.TextContent(text=text) for text in texts],
+        structured_content=value,
+        _meta=meta,
+    )
+
+
+def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
+    text = f"{_heading(outcome)}: {outcome.detail}. [{outcome.code}, call {answer.call_id}]"
+    retry_after = outcome.retry_after_ms if not isinstance(outcome, Unknown) else None
+    error = {
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "retryable": may_retry(outcome),
+        "retry_after_ms": retry_after,
+        "call_id": answer.call_id,
+        "docs": f"{DOCS}#{outcome.code}",
+    }
+    if answer.replayed:
+        text = f"Answered before, entry {answer.entry}. {text}"
+    return t.CallToolResult(content=[t.TextContent(text=text)], is_error=True, _meta=meta | {ERROR: error})
+
+
+def may_retry(outcome: Outcome) -> bool:
+    """Whether the same call may be asked again, under the same key."""
+    match outcome:
+        case Failed(retryable=retryable):
+            return retryable
+        case Refused(retry_after_ms=wait):
+            return wait is not None
+        case Unknown() | Done():
+            return False
+
+
+def _heading(outcome: Refused | Failed | Unknown) -> str:
+    match outcome:
+        case Refused():
+            return "Refused, nothing was done"
+        case Failed():
+            return "Failed, nothing was done"
+        case Unknown():
+            return "Outcome unknown, do not repeat it under another key"
