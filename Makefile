@@ -12,7 +12,7 @@ help: ## say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: $(VENV)/.run ## serve the gate before a real issue tracker and a CRM, with demo callers
-	@$(BIN)/python -m examples.demo.run
+	@PORT=$(PORT) TRACKER_PORT=$(TRACKER_PORT) $(BIN)/python -m examples.demo.run
 
 demo: $(VENV)/.run ## the same, and tell the story as an MCP client; exits 0 only if all of it happened
 	@$(BIN)/python -m examples.demo.story
@@ -42,7 +42,7 @@ clean: ## remove what was made
 
 # uv installs in seconds what takes pip half a minute; where it cannot reach its index, pip does it.
 define install
-	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python $(1) || \
+	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python $(1) || \
 		$(BIN)/python -m pip install --quiet --require-hashes -r $(1)
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e . || \
 		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

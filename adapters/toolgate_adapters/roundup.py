@@ -195,20 +195,20 @@ async def create(new: NewTicket, context: HttpContext) -> Opened:
     """Open a new ticket. Search first: the problem may have a ticket already, which `comment` adds to."""
     fields = await _ids(context.client, priority=new.priority)
     trail = _Trail.model_validate(dict(context.remembered))
-    if trail.message and (earlier := await _ticket_of_this_call(context)):
-        return await _opened(context.client, earlier)
-    message = trail.message or await _make_message(context, new.description)
-    kept = bool(trail.token) and time.time() < trail.until
+    kept = time.time() < trail.until
     if not kept:
+        if trail.message and (earlier := await _ticket_of_this_call(context)):
+            return await _opened(context.client, earlier)
+        message = trail.message or await _make_message(context, new.description)
         trail = await _one_shot_link(context, message)
         await context.remember(trail.model_dump())
-    body: dict[str, JsonValue] = {"title": new.title, "messages": [str(message)], **fields}
+    body: dict[str, JsonValue] = {"title": new.title, "messages": [str(trail.message)], **fields}
     try:
         reply = await _post(context, f"issue/@poe/{trail.token}", body)
     except NothingDone as refusal:
         if not kept or refusal.code != "upstream_refused":
             raise
-        # The link is spent, so an earlier attempt got through to the tracker after all.
+        # The link is spent: an earlier attempt reached the tracker after all.
         if earlier := await _ticket_of_this_call(context):
             return await _opened(context.client, earlier)
         why = "the ticket's one-shot link was used before, and no ticket is to be seen"
@@ -219,7 +219,7 @@ async def create(new: NewTicket, context: HttpContext) -> Opened:
 
 @roundup.look_up(create)
 async def find_created(_new: NewTicket, context: HttpContext) -> Found[Opened] | NotFound | CannotTell:
-    """Find the ticket that has this call's message."""
+    """Find the ticket that has this call's message. One that was retired meanwhile is not seen."""
     found = await _ticket_of_this_call(context)
     return Found(await _opened(context.client, found)) if found else _absent(context)
 
@@ -411,7 +411,7 @@ async def _one_shot_link(context: HttpContext, message: int) -> _Trail:
 
 
 async def _add_message(context: HttpContext, ticket: int, message: int, etag: str) -> None:
-    """Link the message, with the ticket's newest version each time that someone else was faster."""
+    """Link the message, to the ticket's newest version each time that someone else was faster."""
     change: dict[str, JsonValue] = {"@op": "add", "messages": [str(message)]}
     for _ in range(_COMMENT_TRIES):
         try:

@@ -15,6 +15,7 @@ import sysconfig
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from importlib import import_module
 from pathlib import Path
@@ -74,26 +75,14 @@ def serve(folder: Path, port: int) -> None:
 
 
 def seed(folder: Path, tickets: int) -> None:
-    """Put `tickets` believable tickets into the tracker; the same ones each time."""
+    """Put `tickets` believable tickets into the tracker, the same ones each time, about three hours apart."""
     chance = Random(7)  # noqa: S311 - the same tickets each time, not a secret
+    opened = _FIRST_TICKET
     with _database(folder) as database:
         people = [_person(database, name) for name in _PEOPLE]
-        priorities, statuses = database.priority.list(), database.status.list()
         for _ in range(tickets):
-            place, thing, problem = (chance.choice(words) for words in (_PLACES, _THINGS, _PROBLEMS))
-            reporter = chance.choice(people)
-            message = database.msg.create(
-                content=f"{thing} {problem} {place}.\n\n{chance.choice(_DETAILS)}",
-                author=reporter,
-                date=_date.Date("."),
-            )
-            database.issue.create(
-                title=f"{thing} {problem} {place}",
-                status=chance.choice(statuses),
-                priority=chance.choices(priorities, weights=[1, 3, 8, 5, 3])[0],
-                assignedto=chance.choice([*people, None]),
-                messages=[message],
-            )
+            opened += timedelta(minutes=chance.randint(1, 359))
+            _seed_ticket(database, chance, people, opened)
 
 
 class Tracker:
@@ -167,6 +156,34 @@ def _database(folder: Path) -> Generator[Any]:
         database.close()
 
 
+def _seed_ticket(
+    database: Any,  # noqa: ANN401 - Roundup has no types
+    chance: Random,
+    people: list[str],
+    opened: datetime,
+) -> None:
+    thing, problem, place = (chance.choice(words) for words in (_THINGS, _PROBLEMS, _PLACES))
+    reporter = chance.choice(people)
+    message = database.msg.create(
+        content=f"{thing} {problem} {place}.\n\n{chance.choice(_DETAILS)}",
+        author=reporter,
+        date=_date.Date(opened.strftime("%Y-%m-%d.%H:%M:%S")),
+    )
+    ticket = database.issue.create(
+        title=f"{thing} {problem} {place}",
+        status=chance.choice(database.status.list()),
+        priority=chance.choices(database.priority.list(), weights=[1, 3, 8, 5, 3])[0],
+        assignedto=chance.choice([*people, None]),
+        messages=[message],
+    )
+    # Roundup lets nobody say who opened a ticket, and when: it is now, and the administrator.
+    moment = opened.strftime("%Y%m%d%H%M%S.000")
+    database.sql(
+        "update _issue set _creator = ?, _actor = ?, _creation = ?, _activity = ? where id = ?",
+        (reporter, reporter, moment, moment, ticket),
+    )
+
+
 def _person(database: Any, name: str) -> str:  # noqa: ANN401 - Roundup has no types
     username = name.lower().replace(" ", ".")
     found: list[str] = database.user.stringFind(username=username)
@@ -188,6 +205,7 @@ def main() -> None:
     serve(chosen.folder, chosen.port)
 
 
+_FIRST_TICKET: Final = datetime(2026, 9, 1, 8, tzinfo=UTC)
 _PEOPLE: Final = ("Amira Haddad", "Jonas Weber", "Priya Nair", "Sofia Rossi", "Tom Okafor")
 _THINGS: Final = (
     "Invoice export", "VPN client", "Single sign-on", "Payroll report", "Printer on floor 3",

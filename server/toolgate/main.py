@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.casbin_policy import CasbinPolicy, model_faults
@@ -18,16 +17,12 @@ from toolgate.backends.manifest_catalog import Registry
 from toolgate.backends.policy_files import read_policy
 from toolgate.backends.sql_ledger import SqlLedger
 from toolgate.backends.sqlite_writer import SqliteWriter
-from toolgate.core.call import Caller
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
 from toolgate.core.identity import TrustedIssuer
 from toolgate.core.ports import Rulebook
 from toolgate.core.shield import Shield
 from toolgate.settings import Settings, read_settings
-
-LOCAL_ISSUER: Final = "urn:toolgate:local"
-"""The issuer of callers that are named in `toolgate.toml`: the operating system vouches for them."""
 
 
 @dataclass
@@ -162,28 +157,6 @@ def trusted_issuers(settings: Settings) -> list[TrustedIssuer]:
                 )
             )
     return issuers
-
-
-def named_caller(settings: Settings, name: str, issuer: str = LOCAL_ISSUER) -> Caller:
-    """Give the caller that `[callers.NAME]` describes.
-
-    Raises:
-        Misconfigured: there is none of that name.
-    """
-    named = settings.callers.get(name)
-    if named is None:
-        known = ", ".join(sorted(settings.callers)) or "none"
-        raise Misconfigured(
-            [Fault("toolgate.toml", "callers", f"there is no caller {name!r}", f"there are: {known}")]
-        )
-    return Caller(
-        subject=named.subject,
-        issuer=issuer,
-        tenant=named.tenant,
-        client=name,
-        roles=named.roles,
-        scopes=named.scopes,
-    )
 
 
 def now() -> datetime:

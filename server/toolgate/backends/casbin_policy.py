@@ -140,15 +140,15 @@ class CasbinPolicy:
 
     def _nearest(self, hit: Sequence[str], candidates: Sequence[Rule], facts: Facts) -> str:
         """Say the bounds within which a call like this one is allowed, where rules state them plainly."""
-        for id_ in hit:
-            when = self._rules[id_].when
+        if hit:
+            when = self._rules[hit[-1]].when
             return when.bounds(opposite=True) if when else ""
-        told = [
-            rule.when.bounds()
+        near = [
+            (rule.when.bounds(), rule.id)
             for rule in candidates
             if rule.effect == "allow" and rule.when and not rule.when.holds(facts)
         ]
-        return ", or ".join(dict.fromkeys(text for text in told if text))
+        return ", or ".join(f"{bounds} (rule {id_})" for bounds, id_ in near if bounds)
 
 
 class _Index:

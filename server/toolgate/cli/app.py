@@ -1,35 +1,52 @@
-"""The command's words, and how it ends: 0 done, 1 refused or misconfigured, 2 used wrongly, 3 unknown."""
+"""The command's words, and how it ends: 0 done, 1 refused or misconfigured, 2 used wrongly, 3 unknown.
+
+A command's module is only imported when the command is wanted: most of them need a small part of the house, and
+a shell should not wait for the rest.
+"""
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
 
 import typer
 
-from toolgate.cli import calls, secrets
-from toolgate.cli.call import call
-from toolgate.cli.check import check
-from toolgate.cli.init import init
 from toolgate.cli.output import complain
-from toolgate.cli.serve import serve
-from toolgate.cli.token import token
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured
 
-app = typer.Typer(
-    name="toolgate",
-    help="An MCP server that governs what AI agents may do with enterprise systems.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (init, check, serve, call, token):
-    app.command()(command)
-app.add_typer(calls.app, name="calls")
-app.add_typer(secrets.app, name="secrets")
+COMMANDS: Final = ("init", "check", "serve", "call", "token")
+GROUPS: Final = ("calls", "secrets")
+
+
+def app(words: Sequence[str]) -> typer.Typer:
+    """Build the command with the part that `words` ask for; with all of it, where they ask for none."""
+    built = typer.Typer(
+        name="toolgate",
+        help="An MCP server that governs what AI agents may do with enterprise systems.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    built.callback()(_nothing_before_a_command)
+    asked = {word for word in words[:1] if word in COMMANDS + GROUPS}
+    for name in COMMANDS:
+        if name in (asked or COMMANDS):
+            built.command(name)(getattr(import_module(f"toolgate.cli.{name}"), name))
+    for name in GROUPS:
+        if name in (asked or GROUPS):
+            built.add_typer(import_module(f"toolgate.cli.{name}").app, name=name)
+    return built
 
 
 def main() -> None:
     """Run the command that the shell gave."""
+    words = sys.argv[1:]
     try:
-        app()
+        app(words)(args=words, prog_name="toolgate")
     except (Misconfigured, CredentialUnavailable, LedgerUnavailable) as error:
-        complain(error, as_json="--json" in sys.argv)
+        complain(error, as_json="--json" in words)
         sys.exit(1)
+
+
+def _nothing_before_a_command() -> None:
+    """An MCP server that governs what AI agents may do with enterprise systems."""

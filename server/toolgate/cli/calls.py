@@ -1,13 +1,14 @@
 """`toolgate calls`: what was recorded."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from toolgate.backends.sql_records import RecordedCall, SqlRecords
-from toolgate.cli.output import HERE, AsJson, Root, err, print_json, table
+from toolgate.cli.output import HERE, AsJson, Root, print_json, table
+from toolgate.core.errors import LedgerUnavailable
 from toolgate.settings import read_settings
 
 app = typer.Typer(help="Look at recorded calls.", no_args_is_help=True)
@@ -34,13 +35,20 @@ def list_(
 def show(
     call_id: Annotated[str, typer.Argument(help="The call's id.", metavar="CALL")],
     root: Root = HERE,
+    as_json: AsJson = False,  # noqa: FBT002 - a command's flag
 ) -> None:
-    """Give every entry of one call as JSON, oldest first."""
+    """Give every entry of one call, oldest first, with what was captured of its values."""
     entries = _records(root).entries(call_id)
     if not entries:
-        err().print(Text(f"no call {call_id} is recorded; see: toolgate calls list", style="red"))
-        raise typer.Exit(1)
-    print_json(entries)
+        raise LedgerUnavailable(f"no call {call_id} is recorded; see: toolgate calls list")
+    if as_json:
+        print_json(entries)
+        return
+    for entry in entries:
+        rows = [
+            (name, value if isinstance(value, str) else json.dumps(value)) for name, value in entry.items()
+        ]
+        table(f"Entry {entry['entry']}", ("field", "value"), rows)
 
 
 def _records(root: Path) -> SqlRecords:

@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 from toolgate.core.call import Caller
 from toolgate.core.errors import Fault, Misconfigured
-from toolgate.main import named_caller
 from toolgate.settings import FILE, Settings
+
+LOCAL_ISSUER: Final = "urn:toolgate:local"
+"""The issuer of callers that are named in `toolgate.toml`: the operating system vouches for them."""
 
 
 def local_caller(root: Path, settings: Settings, name: str | None) -> Caller:
@@ -24,3 +27,23 @@ def local_caller(root: Path, settings: Settings, name: str | None) -> Caller:
         problem = "nobody is named as the local caller"
         raise Misconfigured([Fault(FILE, "local_caller", problem, "set it, or say --as CALLER")])
     return named_caller(settings, chosen)
+
+
+def named_caller(settings: Settings, name: str, issuer: str = LOCAL_ISSUER) -> Caller:
+    """Give the caller that `[callers.NAME]` describes.
+
+    Raises:
+        Misconfigured: there is none of that name.
+    """
+    named = settings.callers.get(name)
+    if named is None:
+        known = ", ".join(sorted(settings.callers)) or "none"
+        raise Misconfigured([Fault(FILE, "callers", f"there is no caller {name!r}", f"there are: {known}")])
+    return Caller(
+        subject=named.subject,
+        issuer=issuer,
+        tenant=named.tenant,
+        client=name,
+        roles=named.roles,
+        scopes=named.scopes,
+    )

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from toolgate.backends.dev_issuer import ISSUER, mint
+from toolgate.cli.local import named_caller
 from toolgate.cli.output import HERE, AsJson, Root, print_json
 from toolgate.core.errors import Fault, Misconfigured
-from toolgate.main import named_caller
 from toolgate.settings import FILE, read_settings
 
 

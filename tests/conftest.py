@@ -1,0 +1,69 @@
+"""What tests share: a deployment of one's own, and the gate on it."""
+
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from toolgate.cli.init import init
+from toolgate.cli.local import named_caller
+from toolgate.core.call import Call, Caller
+from toolgate.core.outcome import Answer
+from toolgate.core.record import Json
+from toolgate.main import House, new_call_id, now, open_house
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment as `toolgate init` writes it; tests copy it and leave it alone."""
+    folder = tmp_path_factory.mktemp("starter") / "root"
+    init(folder)
+    return folder
+
+
+@pytest.fixture
+def root(starter: Path, tmp_path: Path) -> Path:
+    """A starter deployment of the test's own: notes in SQLite, callers `member` and `reader`."""
+    return Path(shutil.copytree(starter, tmp_path / "root"))
+
+
+@pytest.fixture
+async def house(root: Path) -> AsyncGenerator[House]:
+    async with open_house(root) as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class Client:
+    """Makes governed calls as one caller."""
+
+    house: House
+    caller: Caller
+
+    async def call(
+        self, tool: str, key: str | None = None, *, again: bool = False, **arguments: Json
+    ) -> Answer:
+        return await self.house.gateway.carry_out(
+            Call(
+                id=new_call_id(),
+                caller=self.caller,
+                tool=tool,
+                arguments=arguments,
+                received_at=now(),
+                key=key,
+                again=again,
+            )
+        )
+
+
+@pytest.fixture
+def as_caller(house: House) -> Callable[[str], Client]:
+    """Give a client that calls as a caller of `toolgate.toml`."""
+    return lambda name: Client(house, named_caller(house.settings, name))
