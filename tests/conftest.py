@@ -1,18 +1,23 @@
 """What tests share: a deployment of one's own, and the gate on it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from toolgate.cli.init import init
 from toolgate.cli.local import named_caller
 from toolgate.core.call import Call, Caller
 from toolgate.core.outcome import Answer
 from toolgate.core.record import Json
 from toolgate.main import House, new_call_id, now, open_house
+
+# Nothing that a test makes belongs into the keyring of whoever runs the tests.
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +29,7 @@ def anyio_backend() -> str:
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployment as `toolgate init` writes it; tests copy it and leave it alone."""
     folder = tmp_path_factory.mktemp("starter") / "root"
-    init(folder)
+    subprocess.run([sys.executable, "-m", "toolgate", "init", str(folder)], check=True, capture_output=True)
     return folder
 
 

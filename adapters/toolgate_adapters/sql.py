@@ -14,13 +14,12 @@ from toolgate.adapter import (
     Admitted,
     Context,
     Effect,
-    NothingDone,
     Operation,
     System,
     first_fault,
 )
 from toolgate_adapters.sql_connection import KEY_PARAMETER, Database, SqlConnector, Statement
-from toolgate_adapters.sql_statement import Declared, arguments_model, row_model
+from toolgate_adapters.sql_statement import Declared, arguments_model, fault_in_defaults, row_model
 
 
 class Changed(BaseModel):
@@ -53,6 +52,8 @@ def _operation(name: str, admitted: Admitted) -> Operation[Database, Any, Any]:
     if fault := declared.fault(admitted.effect):
         raise ValueError(f"{place} {fault}")
     arguments, result = arguments_model(name, declared), _result_model(name, declared)
+    if fault := fault_in_defaults(arguments):
+        raise ValueError(f"{place} {fault}")
     run = partial(_run, declared=declared, effect=admitted.effect, result=result)
     return Operation(
         name=name,
@@ -88,6 +89,7 @@ async def _run(
         text=declared.statement,
         parameters=parameters,
         most_rows=declared.max_rows + 1,
+        needs_row=declared.result == "row",
         expect_changed=declared.expect_changed,
     )
     if effect == "read":
@@ -97,8 +99,6 @@ async def _run(
     if declared.result == "changed":
         return Changed(changed=answer.changed)
     if declared.result == "row":
-        if not answer.rows:
-            raise NothingDone("not_found", "there is no such row")
         return result.model_validate(answer.rows[0])
     return result.model_validate(
         {

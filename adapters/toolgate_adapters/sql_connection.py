@@ -1,18 +1,18 @@
 """A database connection that does one statement a transaction, off the event loop."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, date, datetime
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from sqlalchemy import URL, Connection, CursorResult, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
@@ -28,6 +28,7 @@ from toolgate.adapter import (
     System,
     first_fault,
 )
+from toolgate_adapters.sql_engine import address_of, opened
 
 KEY_PARAMETER: Final = "idempotency_key"
 """A statement that binds `:idempotency_key` gets the call's key; no caller can set it."""
@@ -42,6 +43,8 @@ class Statement:
     text: str
     parameters: dict[str, JsonValue]
     most_rows: int
+    needs_row: bool
+    """Without a row it is rolled back."""
     expect_changed: int | None
 
 
@@ -59,7 +62,8 @@ class SqlSystem(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str
-    """`sqlite:///data/crm.db` (from the deployment's folder) or `postgresql://host:port/database`."""
+    """`sqlite:///data/crm.db` (from the deployment's folder), `postgresql://host:port/database` or, over a
+    socket, `postgresql:///database?host=/folder`."""
     max_connections: int = Field(default=8, ge=1, le=100)
 
 
@@ -73,7 +77,7 @@ class SqlConnector:
             options = SqlSystem.model_validate(dict(system.options))
         except ValidationError as error:
             raise ValueError(first_fault(error, "[system]")) from error
-        self._url = _address(options.url, system.root)
+        self._url = address_of(options.url, system.root)
         self._threads = ThreadPoolExecutor(options.max_connections, f"sql-{system.name}")
         self._most = options.max_connections
         self._engines: dict[str, tuple[Engine, Engine]] = {}
@@ -99,19 +103,9 @@ class SqlConnector:
             for engines in self._engines.values():
                 for engine in engines:
                     engine.dispose()
-            self._engines = {secret: self._opened(secret)}
+            self._engines = {secret: opened(self._url, secret, self._most)}
             known = self._engines[secret]
         return known
-
-    def _opened(self, secret: str) -> tuple[Engine, Engine]:
-        if self._url.get_backend_name() == "sqlite":
-            return _sqlite(self._url, self._most, read_only=True), _sqlite(
-                self._url, self._most, read_only=False
-            )
-        user, _, password = secret.partition(":")
-        url = self._url.set(username=user or None, password=password or None)
-        engine = create_engine(url, pool_size=self._most, max_overflow=0, hide_parameters=True)
-        return engine.execution_options(postgresql_readonly=True), engine
 
 
 class Database:
@@ -154,55 +148,64 @@ class _Work:
 
     def __init__(self, engine: Engine, statement: Statement, deadline: datetime) -> None:
         self._engine, self._statement, self._deadline = engine, statement, deadline
-        self._connection: Connection | None = None
+        self._driver: sqlite3.Connection | None = None
+        self._given_up = False
+        self._lock = Lock()
 
     def read(self) -> Answer:
         try:
             with self._engine.connect() as connection, connection.begin():
                 return self._execute(connection)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OverflowError) as error:
             raise _refusal(error) from error
 
     def write(self) -> Answer:
         try:
             with self._engine.connect() as connection:
                 transaction = connection.begin()
-                try:
-                    answer = self._execute(connection)
-                except BaseException:
-                    transaction.rollback()
-                    raise
+                answer = self._execute(connection, whole=True)
+                if self._given_up:
+                    raise _given_up()
                 try:
                     transaction.commit()
                 except SQLAlchemyError as error:
                     raise _after_commit(error) from error
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OverflowError) as error:
             raise _refusal(error) from error
         return answer
 
     def interrupt(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        driver: Any = connection.connection.driver_connection
-        stop = getattr(driver, "interrupt", None) or getattr(driver, "cancel", None)
-        if stop is not None:
-            stop()
+        """Stop waiting: SQLite's statement is interrupted, PostgreSQL ends it by its `statement_timeout`."""
+        self._given_up = True
+        with self._lock:
+            if self._driver is not None:
+                self._driver.interrupt()
 
-    def _execute(self, connection: Connection) -> Answer:
-        self._connection = connection
+    def _execute(self, connection: Connection, *, whole: bool = False) -> Answer:
+        if connection.dialect.name == "sqlite":
+            self._driver = connection.connection.driver_connection
         try:
+            if self._given_up:
+                raise _given_up()
             self._limit_time(connection)
-            result = connection.execute(text(self._statement.text), self._statement.parameters)
-            return self._answer(result)
+            statement = text(self._statement.text).execution_options(stream_results=not whole)
+            with closing(connection.execute(statement, self._parameters(connection))) as result:
+                return self._answer(result, whole=whole)
         finally:
-            self._connection = None
+            with self._lock:  # the next borrower of this connection is not to be interrupted
+                self._driver = None
 
-    def _answer(self, result: CursorResult[Any]) -> Answer:
+    def _answer(self, result: CursorResult[Any], *, whole: bool) -> Answer:
         rows: list[dict[str, Any]] = []
         if result.returns_rows:
-            rows = [dict(row) for row in result.mappings().fetchmany(self._statement.most_rows)]
-        changed = max(0, result.rowcount)
+            found = result.mappings()
+            rows = [dict(row) for row in found.fetchmany(self._statement.most_rows)]
+            if not rows and self._statement.needs_row:
+                raise NothingDone("not_found", "there is no such row")
+            # Of a write the rows are what it changed; SQLite commits only when all of them were read.
+            changed = len(rows) + (len(found.fetchall()) if whole else 0)
+        else:
+            changed = max(0, result.rowcount)
         expected = self._statement.expect_changed
         if expected is not None and changed != expected:
             raise NothingDone(
@@ -211,56 +214,36 @@ class _Work:
             )
         return Answer(rows=rows, changed=changed)
 
+    def _parameters(self, connection: Connection) -> dict[str, Any]:
+        """Give the arguments in types that the driver takes: SQLite keeps a date as ISO 8601 text."""
+        given: dict[str, Any] = self._statement.parameters
+        if connection.dialect.name != "sqlite":
+            return given
+        return {name: v.isoformat() if isinstance(v, date) else v for name, v in given.items()}
+
     def _limit_time(self, connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             left = max(1, round((self._deadline - datetime.now(UTC)).total_seconds() * 1000))
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = {left}")
 
 
-def _address(url: str, root: Path) -> URL:
-    try:
-        address = make_url(url)
-    except ArgumentError as error:
-        raise ValueError("[system] url: it is not a database address") from error
-    if address.username or address.password:
-        raise ValueError("[system] url: it holds a user; name a credential role instead")
-    match address.get_backend_name():
-        case "sqlite" if address.database:
-            return address.set(database=str(root / address.database))
-        case "postgresql":
-            return address.set(drivername="postgresql+psycopg")
-        case _:
-            raise ValueError("[system] url: sqlite:///FILE or postgresql://HOST/DATABASE is expected")
+def _given_up() -> NothingDone:
+    return NothingDone("timeout", "the database did not answer in time; nothing was changed", retryable=True)
 
 
-def _sqlite(url: URL, most: int, *, read_only: bool) -> Engine:
-    mode = "ro" if read_only else "rw"
-    address = f"sqlite:///file:{url.database}?mode={mode}&uri=true"
-    engine = create_engine(address, pool_size=most, max_overflow=0, hide_parameters=True,
-                           connect_args={"check_same_thread": False})  # fmt: skip
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 3000")
-        connection.execute("PRAGMA foreign_keys = ON")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _refusal(error: SQLAlchemyError) -> NothingDone:
+def _refusal(error: SQLAlchemyError | OverflowError) -> NothingDone:
     """Before the commit everything is rolled back, whatever it was: nothing was done."""
     if isinstance(error, IntegrityError):
         return NothingDone("conflict", "the database refused the change: it breaks a constraint")
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, OperationalError | InterfaceError) and not _is_at_fault(error):
         return NothingDone("unreachable", "the database could not be reached, or was busy", retryable=True)
     return NothingDone("statement_failed", "the database could not run the declared statement")
+
+
+def _is_at_fault(error: DBAPIError) -> bool:
+    """Whether SQLite, for which almost everything is an OperationalError, means the statement itself."""
+    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return code in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
 
 
 def _after_commit(error: SQLAlchemyError) -> NothingDone | OutcomeUnknown:

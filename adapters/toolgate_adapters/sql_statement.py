@@ -4,7 +4,17 @@ import re
 from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import SchemaError
 from sqlalchemy import text
 
 from toolgate.adapter import Effect
@@ -21,6 +31,23 @@ _TYPES: Final[dict[Kind, type]] = {
 }
 _BEGINS_AS_READ: Final = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+_BOUNDS: Final[dict[str, set[Kind]]] = {
+    "choices": {"text"},
+    "max_length": {"text"},
+    "pattern": {"text"},
+    "minimum": {"integer", "number"},
+    "maximum": {"integer", "number"},
+}
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        TypeAdapter(Annotated[str, Field(pattern=pattern)])
+    except SchemaError as error:
+        raise ValueError("it is not a regular expression of the Rust kind") from error
+    return pattern
+
 
 class Parameter(BaseModel):
     """One argument of the tool, bound to `:name` in the statement."""
@@ -32,11 +59,22 @@ class Parameter(BaseModel):
     default: str | int | float | bool | None = None
     optional: bool = False
     """May be left out; the statement then gets NULL."""
-    choices: list[str] | None = None
+    choices: list[str] | None = Field(default=None, min_length=1)
     minimum: float | None = None
     maximum: float | None = None
     max_length: int | None = Field(default=None, ge=1)
-    pattern: str | None = None
+    pattern: Annotated[str, AfterValidator(_compiles)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_suit_the_type(self) -> "Parameter":
+        wrong = [
+            name
+            for name, kinds in _BOUNDS.items()
+            if name in self.model_fields_set and self.type not in kinds
+        ]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} cannot be said of the type {self.type!r}")
+        return self
 
 
 class Declared(BaseModel):
@@ -48,8 +86,8 @@ class Declared(BaseModel):
     """What a model reads of the tool."""
     statement: str = Field(min_length=1)
     result: Literal["rows", "row", "changed"]
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
-    columns: dict[str, Kind] = Field(default_factory=dict)
+    parameters: dict[Name, Parameter] = Field(default_factory=dict)
+    columns: dict[Name, Kind] = Field(default_factory=dict)
     nullable: list[str] = Field(default_factory=list)
     """Columns that may hold NULL."""
     max_rows: int = Field(default=100, ge=1, le=10_000)
@@ -61,7 +99,7 @@ class Declared(BaseModel):
         """The names that the statement binds."""
         return set(text(self.statement).compile().params)
 
-    def fault(self, effect: Effect) -> str | None:
+    def fault(self, effect: Effect) -> str | None:  # noqa: PLR0911 - one for each fault
         """Say what is wrong with the declaration as a whole, or None."""
         bound, declared = self.names - {KEY_PARAMETER}, set(self.parameters)
         if bound != declared:
@@ -71,6 +109,8 @@ class Declared(BaseModel):
             return "statement: one statement is expected, without a semicolon in it"
         if effect == "read" and not _BEGINS_AS_READ.match(self.statement):
             return "statement: a read begins with SELECT, WITH or VALUES"
+        if effect == "read" and (self.result == "changed" or self.expect_changed is not None):
+            return "result: a read changes nothing that could be counted"
         if (self.result == "changed") == bool(self.columns):
             return 'columns: say them for "rows" and "row", and only there'
         if strangers := set(self.nullable) - set(self.columns):
@@ -81,7 +121,20 @@ class Declared(BaseModel):
 def arguments_model(name: str, declared: Declared) -> type[BaseModel]:
     """Make the model of the arguments."""
     fields: dict[str, Any] = {parameter: _field(said) for parameter, said in declared.parameters.items()}
-    return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model(
+        f"{name}_arguments", __config__=ConfigDict(extra="forbid", validate_default=True), **fields
+    )
+
+
+def fault_in_defaults(arguments: type[BaseModel]) -> str | None:
+    """Say which parameters have a default that they would not take from a caller, or None."""
+    try:
+        arguments.model_validate({})
+    except ValidationError as error:
+        wrong = [f"{fault['loc'][0]}" for fault in error.errors() if fault["type"] != "missing"]
+        if wrong:
+            return f"parameters: the default of {', '.join(wrong)} is not what it asks of a caller"
+    return None
 
 
 def row_model(name: str, declared: Declared) -> type[BaseModel]:

@@ -42,9 +42,13 @@ CREATE TABLE credit_grant (
 CREATE TRIGGER credit_follows_grants AFTER INSERT ON credit_grant
 BEGIN UPDATE customer SET credit = credit + NEW.amount WHERE id = NEW.customer_id; END;
 """
-FIRST = "Ada Ben Carla Dmitri Elif Farid Greta Hugo Ines Jonas Kaya Liam Mei Nadia Omar Priya Quentin Rosa Sven Tara"
-LAST = "Abel Bauer Costa Dubois Eriksen Fischer Garcia Haddad Ito Jensen Khan Laurent Moretti Novak Okafor Petrov Rossi"
-NAMES = "Alpine Baltic Cobalt Delta Ember Fjord Granite Harbor Indigo Juniper Kestrel Lumen Meridian Nordic Orchard Polar"
+FIRST = "Ada Ben Carla Dmitri Elif Farid Greta Hugo Ines Jonas Kaya Liam Mei Nadia Omar Priya Rosa Sven Tara"
+LAST = (
+    "Abel Bauer Costa Dubois Eriksen Fischer Garcia Haddad Ito Jensen Khan Laurent Moretti Novak Petrov Rossi"
+)
+NAMES = (
+    "Alpine Baltic Cobalt Delta Ember Fjord Granite Harbor Indigo Juniper Kestrel Lumen Meridian Nordic Polar"
+)
 KINDS = "Analytics Bakery Clinics Foods Freight Labs Logistics Media Robotics Textiles Travel Works"
 PRODUCTS = {
     "Desk phone": 89,
@@ -63,11 +67,13 @@ def build(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         connection.executemany(
-            "INSERT INTO customer (id, name, company, email, region, tier, since) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO customer (id, name, company, email, region, tier, since)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [_customer(id_, chance) for id_ in range(1, CUSTOMERS + 1)],
         )
         connection.executemany(
-            "INSERT INTO purchase (customer_id, placed, product, quantity, total, status) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO purchase (customer_id, placed, product, quantity, total, status)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             [_order(chance) for _ in range(ORDERS)],
         )
         connection.execute(

@@ -49,7 +49,7 @@ scopes = ["crm:read", "tickets:read"]
 """
 
 
-class CannotStart(Exception):
+class CannotStartError(Exception):
     """Something on this machine is in the way."""
 
 
@@ -136,7 +136,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
                 return
         except (urllib.error.URLError, OSError):
             continue
-    raise CannotStart(log.read_text("utf-8", "replace"))
+    raise CannotStartError(log.read_text("utf-8", "replace"))
 
 
 def _toolgate(*words: str, given: str = "") -> str:
@@ -148,7 +148,7 @@ def _toolgate(*words: str, given: str = "") -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise CannotStart(f"toolgate {words[0]}: {done.stderr}")
+        raise CannotStartError(f"toolgate {words[0]}: {done.stderr}")
     return done.stdout
 
 
@@ -158,6 +158,6 @@ def _expect_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotStart(
+            raise CannotStartError(
                 f"port {port} is in use; stop what uses it, or say: make run PORT=… TRACKER_PORT=…"
             ) from error

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from examples.demo.deployment import CALLERS, REPO, CannotStart, Demo, client_configuration, running
+from examples.demo.deployment import CALLERS, REPO, CannotStartError, Demo, client_configuration, running
 
 FOLDER = REPO / ".demo"
 ROLES = {"support-agent": "answers tickets", "support-lead": "may do more", "auditor": "only reads"}
@@ -31,9 +31,9 @@ def main() -> int:
             _greet(demo)
             stopped = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stopped.set())
+                signal.signal(number, lambda _number, _frame: stopped.set())
             stopped.wait()
-    except CannotStart as error:
+    except CannotStartError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""`make demo`: the whole way of a call, told in order by a real MCP client. Exits 0 only if all of it happened."""
+"""`make demo`: the way of a call, told by a real MCP client. Exits 0 only if all of it happened."""
 
 import asyncio
 import json
@@ -10,17 +10,17 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, RequestParamsMeta, TextContent
 from rich.console import Console
 from rich.text import Text
 
-from examples.demo.deployment import CALLERS, CannotStart, Demo, free_port, running
+from examples.demo.deployment import CALLERS, CannotStartError, Demo, free_port, running
 
 KEY, ERROR = "dev.toolgate/idempotencyKey", "dev.toolgate/error"
 ENTRY, REPLAYED = "dev.toolgate/entry", "dev.toolgate/replayed"
@@ -41,7 +41,7 @@ def main() -> int:
             console.print(f"Toolgate serves {demo.endpoint}; set up in {time.monotonic() - began:.1f} s.\n")
             asyncio.run(_story(demo))
             _recorded(demo)
-    except (CannotStart, DidNotHappenError) as error:
+    except (CannotStartError, DidNotHappenError) as error:
         console.print(Text(f"\nThis did not happen as it should: {error}", style="bold red"))
         return 1
     console.print(Text(f"\nAll of it happened, in {time.monotonic() - began:.1f} s.", style="bold green"))
@@ -153,13 +153,15 @@ def _recorded(demo: Demo) -> None:
 @asynccontextmanager
 async def _client(demo: Demo, caller: str) -> AsyncGenerator[Client]:
     headers = {"Authorization": f"Bearer {demo.tokens[caller]}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
-        async with Client(streamable_http_client(demo.endpoint, http_client=http)) as client:
-            yield client
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(demo.endpoint, http_client=http)) as client,
+    ):
+        yield client
 
 
 async def _call(client: Client, tool: str, arguments: dict[str, Any], meta: dict[str, Any]) -> CallToolResult:
-    return await client.call_tool(tool, arguments, meta=meta)
+    return await client.call_tool(tool, arguments, meta=cast("RequestParamsMeta", meta))
 
 
 async def _tickets_titled(agent: Client, title: str) -> int:
@@ -183,7 +185,7 @@ def _meta(result: CallToolResult) -> dict[str, Any]:
 
 
 def _expect_error(result: CallToolResult, code: str) -> None:
-    error = _meta(result).get(ERROR) or {}
+    error: dict[str, Any] = _meta(result).get(ERROR, {})
     _expect(result.is_error and error.get("code") == code, f"it is refused: {code}")
     _say(result, _text(result))
 

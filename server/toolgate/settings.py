@@ -1,25 +1,29 @@
 """`toolgate.toml` and the environment, read once into one frozen `Settings`."""
 
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.core.identity import TrustedIssuer
 
 FILE: Final = "toolgate.toml"
 _PREFIX: Final = "TOOLGATE_"
+_REFERENCE: Final = "see docs/reference/settings.md"
+_URI: Final = re.compile(
+    r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[\w.~!$&'()*+,;=:@%/-]*)?", re.ASCII
+)
 
 
 def _canonical_uri(url: str) -> str:
-    """A resource's canonical URI (RFC 8707, section 2): absolute, no fragment, no trailing slash."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment:
+    """A resource's canonical URI (RFC 8707, section 2): absolute; no query, fragment or slash at its end."""
+    if not _URI.fullmatch(url):
         raise ValueError("an address like https://gate.example.com/mcp is expected")
     if url.endswith("/"):
         raise ValueError("without a slash at its end: clients name it as the audience of tokens")
@@ -100,28 +104,45 @@ def read_settings(root: Path) -> Settings:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured([Fault(FILE, "syntax", str(error), "correct the TOML")]) from error
-    faults = _strangers()
+    faults = _strangers(written)
     if "passphrase" in written:
         remedy = "remove it here, and set TOOLGATE_PASSPHRASE"
         faults.append(Fault(FILE, "passphrase", "a secret does not belong in this file", remedy))
     try:
-        settings = Settings(**written)
+        settings = Settings(
+            **{name: value for name, value in written.items() if name in Settings.model_fields}
+        )
     except ValidationError as error:
         raise Misconfigured(faults + _faults(error)) from error
+    except SettingsError as error:
+        faults.append(Fault("environment", _PREFIX + "*", str(error), "write it as JSON"))
+        raise Misconfigured(faults) from error
     faults += _inconsistencies(settings)
     if faults:
         raise Misconfigured(faults)
     return settings
 
 
-def _strangers() -> list[Fault]:
-    """Environment variables that look like ours and are not."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+def _strangers(written: Iterable[str]) -> list[Fault]:
+    """Names in the file, and environment variables that look like ours, that are no settings."""
+    problem = "there is no such setting"
+    known = {_variable(name) for name in Settings.model_fields}
     return [
-        Fault("environment", name, "there is no such setting", "correct its spelling or unset it")
-        for name in sorted(os.environ)
-        if name.startswith(_PREFIX) and name.partition("__")[0] not in known
+        *(
+            Fault(FILE, name, problem, "correct its spelling or remove it")
+            for name in written
+            if name not in Settings.model_fields
+        ),
+        *(
+            Fault("environment", name, problem, "correct its spelling or unset it")
+            for name in sorted(os.environ)
+            if name.startswith(_PREFIX) and name not in known and not name.startswith(_variable("callers__"))
+        ),
     ]
+
+
+def _variable(setting: str) -> str:
+    return _PREFIX + setting.upper()
 
 
 def _inconsistencies(settings: Settings) -> list[Fault]:
@@ -142,11 +163,13 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
 
 def _faults(error: ValidationError) -> list[Fault]:
     return [
-        Fault(
-            FILE,
-            ".".join(str(part) for part in fault["loc"]) or "file",
-            fault["msg"],
-            "see docs/reference/settings.md",
-        )
+        Fault(*_place(fault["loc"]), fault["msg"], _REFERENCE)
         for fault in error.errors(include_input=False, include_url=False)
     ]
+
+
+def _place(location: tuple[str | int, ...]) -> tuple[str, str]:
+    variable = _variable(str(location[0]))
+    if variable in os.environ:
+        return "environment", variable
+    return FILE, ".".join(str(part) for part in location)

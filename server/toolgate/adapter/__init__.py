@@ -146,16 +146,20 @@ class Adapter(Generic[C]):
         return self._connect(system)
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def _described(run: Run[In, C, Out]) -> Operation[C, In, Out]:
     name = getattr(run, "__name__", "?")
     shape = f"operation {name!r} must be `async def {name}(arguments: Model, context: Context[...]) -> Model`"
     if not inspect.iscoroutinefunction(run):
         raise TypeError(f"{shape}: it is not an async function")
     hints = get_type_hints(run)
-    parameters = list(inspect.signature(run).parameters)
-    if len(parameters) != 2:  # noqa: PLR2004 - arguments and context
-        raise TypeError(f"{shape}: it has {len(parameters)} parameters")
-    context = hints.get(parameters[1])
+    parameters = inspect.signature(run).parameters
+    positional = [name for name, parameter in parameters.items() if parameter.kind in _POSITIONAL]
+    if not len(parameters) == len(positional) == 2:  # noqa: PLR2004 - arguments and context
+        raise TypeError(f"{shape}: it has {len(positional)} positional parameters of {len(parameters)}")
+    context = hints.get(positional[1])
     if get_origin(context) is not Context and context is not Context:
         raise TypeError(f"{shape}: its second parameter must be annotated with Context")
     description = inspect.getdoc(run)
@@ -164,7 +168,7 @@ def _described(run: Run[In, C, Out]) -> Operation[C, In, Out]:
     return Operation(
         name=name,
         description=description,
-        input_model=_model(hints.get(parameters[0]), shape),
+        input_model=_model(hints.get(positional[0]), shape),
         output_model=_model(hints.get("return"), shape),
         run=run,
     )

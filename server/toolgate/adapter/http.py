@@ -16,7 +16,15 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class RequestRefused(NothingDone):
-    """One request did nothing. What an earlier request of the same call did is not said by this."""
+    """One request did nothing. What an earlier request of the same call did is not said by this.
+
+    Args:
+        counted: whether `sending` was called for this request itself.
+    """
+
+    def __init__(self, code: str, message: str, *, counted: bool, retryable: bool) -> None:
+        super().__init__(code, message, retryable=retryable)
+        self.counted = counted
 
 
 class HttpSystem(BaseModel):
@@ -39,6 +47,8 @@ class HttpConnector:
             self._options = HttpSystem.model_validate(dict(system.options))
         except ValidationError as error:
             raise ValueError(first_fault(error, "[system]")) from error
+        if self._options.base_url.username or self._options.base_url.password:
+            raise ValueError("[system] base_url: it holds a user; name a credential role instead")
         limits = httpx.Limits(max_connections=self._options.max_connections)
         self._pool = _KeptOpen(httpx.AsyncHTTPTransport(limits=limits))
 
@@ -49,7 +59,7 @@ class HttpConnector:
         """Lend a client that signs in with `credential`, follows no redirect and reads no environment."""
 
         async def mark(request: httpx.Request) -> None:
-            if request.method not in _SAFE_METHODS and PREPARING.keys().isdisjoint(request.extensions):
+            if _can_have_effect(request):
                 sending()
 
         async with httpx.AsyncClient(
@@ -79,7 +89,9 @@ class _KeptOpen(httpx.AsyncBaseTransport):
         try:
             return await self._transport.handle_async_request(request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise RequestRefused("unreachable", "the system could not be reached", retryable=True) from error
+            message = "the system could not be reached"
+            counted = _can_have_effect(request)
+            raise RequestRefused("unreachable", message, counted=counted, retryable=True) from error
 
     async def close_for_good(self) -> None:
         await self._transport.aclose()
@@ -108,6 +120,10 @@ def _sign_in(credential: Credential | None) -> httpx.Auth | None:
             return _Header(credential.header, secret)
 
 
+def _can_have_effect(request: httpx.Request) -> bool:
+    return request.method not in _SAFE_METHODS and PREPARING.keys().isdisjoint(request.extensions)
+
+
 async def _refuse_by_status(response: httpx.Response) -> None:
     """Turn a refusal (4xx) into `NothingDone`: the system looked at the request and did not do it.
 
@@ -119,7 +135,10 @@ async def _refuse_by_status(response: httpx.Response) -> None:
     if 400 <= status < 500 and status != 408:  # noqa: PLR2004
         code = _CODES.get(status, "upstream_refused")
         raise RequestRefused(
-            code, f"the system refused the request (HTTP {status})", retryable=status in {425, 429}
+            code,
+            f"the system refused the request (HTTP {status})",
+            counted=_can_have_effect(response.request),
+            retryable=status in {425, 429},
         )
     response.raise_for_status()
 

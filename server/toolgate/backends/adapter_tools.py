@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,17 +48,19 @@ class AdapterTools:
 
     Args:
         now: the clock (UTC).
+        clock: seconds that only grow, for the breakers.
     """
 
-    def __init__(self, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, *, now: Callable[[], datetime], clock: Callable[[], float] = time.monotonic) -> None:
         self._now = now
+        self._clock = clock
         self._breakers: dict[str, Breaker] = {}
 
     async def run(self, tool: Tool, act: Act) -> Outcome:
         """Run `tool` once (a read, as often as its terms allow) and say how it ended. Never raises."""
         if not isinstance(tool, AdmittedTool):
             raise TypeError(f"{tool.name} did not come from the registry")
-        breaker = self._breakers.setdefault(tool.system, Breaker())
+        breaker = self._breakers.setdefault(tool.system, Breaker(self._clock))
         if wait := breaker.wait_ms():
             return Failed(
                 code="system_unavailable",
@@ -70,6 +73,8 @@ class AdapterTools:
         return outcome
 
     async def _within_timeout(self, tool: AdmittedTool, act: Act) -> Outcome:
+        if act.hang_up.seen:
+            return _CANCELLED
         sends = Sends(act.hang_up)
         if not tool.connector.marks_sending and tool.terms.effect != "read":
             sends.count = 1
@@ -83,7 +88,7 @@ class AdapterTools:
     async def _attempts(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
         outcome = await self._attempt(tool, act, sends, deadline)
         pause = FIRST_PAUSE
-        for _ in range(tool.terms.retries):
+        for _ in range(tool.terms.retries if tool.terms.effect == "read" else 0):
             if not (isinstance(outcome, Failed) and outcome.retryable) or act.hang_up.seen:
                 break
             await asyncio.sleep(pause)
@@ -92,8 +97,6 @@ class AdapterTools:
         return outcome
 
     async def _attempt(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
-        if act.hang_up.seen and sends.count == 0:
-            return _CANCELLED
         try:
             return await _operate(tool, act, sends, deadline)
         except TimeoutError:
@@ -104,7 +107,10 @@ class AdapterTools:
 
 async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
     operation = tool.run_by
-    arguments = operation.input_model.model_validate(act.call.arguments)
+    try:
+        arguments = operation.input_model.model_validate(act.call.arguments)
+    except ValidationError:
+        return _BAD_ARGUMENTS
     async with tool.connector.session(_credential(tool, act), sends) as client:
         context: Context[Any] = Context(
             client=client,
@@ -129,23 +135,18 @@ def _credential(tool: AdmittedTool, act: Act) -> Credential | None:
     return Credential(secret=act.lease.secret, sign_in=tool.credential.sign_in, header=tool.credential.header)
 
 
-def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
-    error: Exception, tool: AdmittedTool, act: Act, sends: Sends
-) -> Outcome:
+def _meaning_of(error: Exception, tool: AdmittedTool, act: Act, sends: Sends) -> Outcome:
     """Sort an adapter's error by what has happened to the world; an error in doubt is `Unknown`."""
     match error:
         case CancelledBeforeSend():
             return _CANCELLED
-        case RequestRefused() if sends.count > 1:
+        case RequestRefused() if tool.terms.effect != "read" and sends.count > int(error.counted):
             detail = "a later step of it was refused after an earlier one had been sent"
             return _broken_off(tool, sends, "partly_done", detail)
         case NothingDone():
             return Failed(code=error.code, detail=error.message, retryable=error.retryable)
         case OutcomeUnknown():
             return _broken_off(tool, sends, "upstream_unknown", str(error))
-        case ValidationError() if sends.count == 0 and tool.terms.effect != "read":
-            detail = "the adapter did not accept the arguments; nothing was sent"
-            return Failed(code="bad_arguments", detail=detail, retryable=False)
         case LedgerUnavailable() if sends.count == 0:
             detail = "what must be remembered before the send could not be recorded; nothing was sent"
             return Failed(code="ledger_unavailable", detail=detail, retryable=True)
@@ -161,6 +162,11 @@ def _broken_off(tool: AdmittedTool, sends: Sends, code: str, detail: str) -> Out
     return Unknown(code=code, detail=f"{detail}; whether it took effect cannot be told")
 
 
+_BAD_ARGUMENTS = Failed(
+    code="bad_arguments",
+    detail="the adapter did not accept the arguments; nothing was sent",
+    retryable=False,
+)
 _CANCELLED = Failed(
     code="cancelled_before_send",
     detail="the caller hung up before anything was sent; nothing was done",

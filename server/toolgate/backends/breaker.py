@@ -1,6 +1,7 @@
 """Stops asking a system that does not answer, and tries it again after a while."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,13 +9,19 @@ from toolgate.core.outcome import Failed, Outcome, Unknown
 
 OPENS_AFTER: Final = 5
 REST_SECONDS: Final = 5.0
-_SIGNS: Final = frozenset({"unreachable", "timeout", "upstream_error"})
+_SIGNS: Final = frozenset({"unreachable", "timeout", "upstream_error", "upstream_unknown"})
+_NOT_ASKED: Final = frozenset({"cancelled_before_send", "ledger_unavailable", "bad_arguments"})
 
 
 @dataclass
 class Breaker:
-    """Counts calls of one system that got no answer, one after another."""
+    """Counts calls of one system that got no answer, one after another.
 
+    Args:
+        clock: seconds that only grow.
+    """
+
+    clock: Callable[[], float] = time.monotonic
     silent: int = 0
     rests_until: float = 0.0
 
@@ -22,7 +29,7 @@ class Breaker:
         """Milliseconds until the system may be asked again; 0 for now. One call then tries it."""
         if self.silent < OPENS_AFTER:
             return 0
-        now = time.monotonic()
+        now = self.clock()
         if now >= self.rests_until:
             self.rests_until = now + REST_SECONDS
             return 0
@@ -30,8 +37,9 @@ class Breaker:
 
     def saw(self, outcome: Outcome) -> None:
         """Learn from the end of a call."""
-        if isinstance(outcome, Failed | Unknown) and outcome.code in _SIGNS:
+        code = outcome.code if isinstance(outcome, Failed | Unknown) else ""
+        if code in _SIGNS:
             self.silent += 1
-            self.rests_until = time.monotonic() + REST_SECONDS
-        else:
+            self.rests_until = self.clock() + REST_SECONDS
+        elif code not in _NOT_ASKED:
             self.silent = 0

@@ -48,7 +48,6 @@ m = (p.dom == "*" || r.dom == p.dom) && (p.act == "*" || r.act == p.act) \\
 """
 """The one model that this version understands. Read aloud: see docs/reference/policy.md."""
 
-_DEEPEST: Final = 10
 _MOST_REMEMBERED: Final = 50_000
 _MATCHER_NODES: Final = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Compare, ast.Eq, ast.Call,
@@ -91,7 +90,7 @@ class CasbinPolicy:
     def decide(self, caller: Caller, tool: Tool, arguments: JsonObject) -> Decision:
         """Judge one call. What cannot be judged is denied."""
         candidates = self._could_match(caller, tool)
-        facts = Facts.of(arguments, _shown(caller))
+        facts = Facts(arguments, _shown(caller))
         asking = Asking(facts, self._conditions)
         try:
             if self._enforce(caller, tool, candidates, asking):
@@ -179,7 +178,7 @@ class _Index:
 
 
 class Roles(RoleManager):  # type: ignore[misc] # casbin has no types
-    """Who has which role in which tenant: at most ten steps, and no memory of names that it does not know."""
+    """Who has which role in which tenant, by any number of steps. What it remembers has a bound."""
 
     def __init__(self, links: Iterable[tuple[str, str, str]]) -> None:
         self._up: dict[tuple[str, str], list[str]] = {}
@@ -189,7 +188,8 @@ class Roles(RoleManager):  # type: ignore[misc] # casbin has no types
 
     def of(self, caller: Caller) -> frozenset[str]:
         """Give every name that a rule can call this caller by."""
-        return self._closed(caller.tenant, caller.roles | {f"user:{caller.subject}"})
+        roles = {role for role in caller.roles if ":" not in role}  # nobody gets a user's rules by a role
+        return self._closed(caller.tenant, frozenset({f"user:{caller.subject}", *roles}))
 
     def closure(self, name: str, tenant: str) -> frozenset[str]:
         """Give `name` with all that it belongs to."""
@@ -207,7 +207,7 @@ class Roles(RoleManager):  # type: ignore[misc] # casbin has no types
         found = self._known.get(key)
         if found is None:
             reached, level = set(names), set(names)
-            for _ in range(_DEEPEST):
+            while level:
                 level = {up for name in level for up in self._up.get((tenant, name), ())} - reached
                 reached |= level
             if len(self._known) >= _MOST_REMEMBERED:

@@ -7,6 +7,7 @@ missing, of a wrong type or in error is *unknown*: it makes a deny bite and an a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import cel
@@ -15,8 +16,15 @@ from toolgate.core.record import JsonObject
 
 LONGEST: Final = 1000
 _ROOTS: Final = frozenset({"args", "caller"})
-_STRINGS: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
-_MACROS: Final = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
+_MACROS: Final = re.compile(r"\.\s*(all|exists|exists_one|existsOne|map|filter)\s*\(")
+_FUNCTIONS: Final = frozenset(
+    {"size", "contains", "startsWith", "endsWith", "matches", "timestamp", "duration", "type", "dyn"}
+    | {"int", "uint", "double", "string", "bytes"}
+    | {"getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"}
+    | {"getHours", "getMinutes", "getSeconds", "getMilliseconds"}
+)
+"""What the evaluator knows. It would notice another only at a call, and a rule with it would never match."""
+_TYPES: Final = frozenset({"bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"})
 _SIMPLE: Final = re.compile(
     r"\s*(size\()?args\.(?P<name>[A-Za-z_]\w*)(?(1)\))\s*(?P<sign><=|>=|<|>|==|!=|in)\s*"
     r"(?P<bound>-?\d+(?:\.\d+)?|\"[^\"\\]*\"|'[^'\\]*'|\[[^\[\]]*\])\s*"
@@ -35,14 +43,15 @@ _WORDS: Final = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What conditions may look at, built once for a decision."""
+    """What conditions may look at: plain values, handed over once for a decision and only if one asks."""
 
-    context: cel.Context
+    arguments: JsonObject
+    caller: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, arguments: JsonObject, caller: Mapping[str, Any]) -> "Facts":
-        """Hand over plain values; nothing live is reachable from a condition."""
-        return cls(cel.Context({"args": arguments, "caller": caller}))
+    @cached_property
+    def context(self) -> cel.Context:
+        """The values as CEL has them; nothing live is reachable from there."""
+        return cel.Context({"args": self.arguments, "caller": self.caller})
 
 
 class Condition:
@@ -55,7 +64,7 @@ class Condition:
     def __init__(self, text: str) -> None:
         if len(text) > LONGEST:
             raise ValueError(f"a condition has at most {LONGEST} characters")
-        if macro := _MACROS.search(_STRINGS.sub('""', text)):
+        if macro := _MACROS.search(text):
             raise ValueError(f"a condition cannot iterate with {macro[1]}(): its cost has no bound")
         self.text = text
         try:
@@ -63,9 +72,13 @@ class Condition:
         except ValueError as error:
             first = str(error).partition("\n")[0]
             raise ValueError(first.partition("ERROR: ")[2] or "it cannot be parsed") from error
-        if strangers := set(self._program.references()["variables"]) - _ROOTS:
+        named = self._program.references()
+        if strangers := set(named["variables"]) - _ROOTS - _TYPES:
             names = ", ".join(sorted(strangers))
             raise ValueError(f"unknown name {names}; a condition sees args and caller")
+        called = {name for name in named["functions"] if name[0].isalpha()}
+        if strangers := called - _FUNCTIONS:
+            raise ValueError(f"unknown function {', '.join(sorted(strangers))}")
 
     def holds(self, facts: Facts) -> bool | None:
         """Ask the condition: yes, no, or None where it cannot be told."""

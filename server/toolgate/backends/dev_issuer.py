@@ -38,9 +38,12 @@ def mint(root: Path, caller: Caller, *, audience: str, seconds: int) -> str:
     """Sign an access token (RFC 9068) for `caller`, good for `seconds` at `audience`.
 
     Raises:
-        OSError: there is no key under `root`.
+        OSError: there is no usable key under `root`.
     """
-    key = serialization.load_pem_private_key((root / PRIVATE_KEY).read_bytes(), password=None)
+    try:
+        key = serialization.load_pem_private_key((root / PRIVATE_KEY).read_bytes(), password=None)
+    except ValueError as error:
+        raise OSError(f"{PRIVATE_KEY} is not a private key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise OSError(f"{PRIVATE_KEY} is not an Ed25519 key")
     now = int(time.time())

@@ -2,15 +2,16 @@
 
 import asyncio
 import hashlib
-import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
-from jwt import PyJWK, PyJWKSet
-from jwt.exceptions import PyJWKError, PyJWKSetError
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+from pydantic import BaseModel
 
 from toolgate.core.identity import BadToken, TrustedIssuer
 
@@ -23,11 +24,17 @@ _TIMEOUT: Final = httpx.Timeout(5.0)
 _LARGEST: Final = 262_144
 
 
+class _KeySet(BaseModel):
+    keys: list[dict[str, Any]]
+
+
 class Jwks:
     """The keys of one issuer. `version` changes whenever they do."""
 
-    def __init__(self, issuer: TrustedIssuer, root: Path) -> None:
-        self._issuer, self._root = issuer, root
+    def __init__(
+        self, issuer: TrustedIssuer, root: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._issuer, self._root, self._clock = issuer, root, clock
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_TIMEOUT)
         self._keys: dict[str | None, PyJWK] = {}
         self._read_at = float("-inf")
@@ -55,7 +62,7 @@ class Jwks:
 
     async def refresh(self) -> None:
         """Read the keys again when they are old."""
-        if time.monotonic() - self._read_at > REFRESH_SECONDS:
+        if self._clock() - self._read_at > REFRESH_SECONDS:
             await self._read_unless_read_within(REFRESH_SECONDS)
 
     def _find(self, key_id: str | None) -> PyJWK | None:
@@ -65,13 +72,13 @@ class Jwks:
 
     async def _read_unless_read_within(self, seconds: float) -> None:
         async with self._reading:
-            if time.monotonic() - self._read_at <= seconds:
+            if self._clock() - self._read_at <= seconds:
                 return
-            self._read_at = time.monotonic()
+            self._read_at = self._clock()
             try:
                 text = await self._document()
                 self._keys = _usable(text)
-            except (httpx.HTTPError, OSError, ValueError, PyJWKError, PyJWKSetError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
                 log.warning("the keys of %s could not be read: %s", self._issuer.issuer, type(error).__name__)
                 return
             self.version = hashlib.sha256(text).digest()
@@ -89,5 +96,15 @@ class Jwks:
 
 
 def _usable(text: bytes) -> dict[str | None, PyJWK]:
-    keys = PyJWKSet.from_dict(json.loads(text)).keys
-    return {key.key_id: key for key in keys if key.public_key_use in {None, "sig"}}
+    """The keys that we can use. There may be none: an issuer withdraws its last key by an empty set."""
+    document = _KeySet.model_validate_json(text)
+    keys: dict[str | None, PyJWK] = {}
+    for written in document.keys:
+        try:
+            key = PyJWK(written)
+        except PyJWTError:
+            continue
+        key_id = written.get("kid")
+        if key.public_key_use in {None, "sig"} and (key_id is None or isinstance(key_id, str)):
+            keys[key_id] = key
+    return keys

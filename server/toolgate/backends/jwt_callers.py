@@ -2,12 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import jwt
-from pydantic import ValidationError
 
 from toolgate.backends.jwks import Jwks
 from toolgate.core.call import Caller
@@ -23,11 +22,19 @@ class JwtCallers:
 
     Args:
         audience: the canonical URI of this server (RFC 8707); a token for anything else is refused.
+        clock: says when keys are old.
     """
 
-    def __init__(self, issuers: Sequence[TrustedIssuer], *, audience: str, root: Path) -> None:
+    def __init__(
+        self,
+        issuers: Sequence[TrustedIssuer],
+        *,
+        audience: str,
+        root: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._audience = audience
-        self._issuers = {issuer.issuer: (issuer, Jwks(issuer, root)) for issuer in issuers}
+        self._issuers = {issuer.issuer: (issuer, Jwks(issuer, root, clock)) for issuer in issuers}
         self._known: dict[bytes, tuple[Caller, float, Jwks, bytes]] = {}
 
     async def caller_of(self, token: str) -> Caller:
@@ -38,14 +45,14 @@ class JwtCallers:
         """
         if len(token) > LONGEST_TOKEN:
             raise BadToken("it is too long")
-        name = hashlib.sha256(token.encode()).digest()
+        name = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         known = self._known.get(name)
         if known is not None:
             caller, expires, keys, version = known
             await keys.refresh()
             if time.time() < expires and version == keys.version:
                 return caller
-            del self._known[name]
+            self._known.pop(name, None)  # another call with it may have been faster
         return await self._verified(token, name)
 
     async def aclose(self) -> None:
@@ -68,13 +75,14 @@ class JwtCallers:
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
             caller = _caller(claims, issuer)
+            expires = claims["exp"] + issuer.leeway
         except jwt.PyJWTError as error:
             raise BadToken(_reason(error)) from error
-        except (ValidationError, ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise BadToken("its claims are not of the expected form") from error
         if len(self._known) >= _MOST_REMEMBERED:
             self._known.clear()
-        self._known[name] = (caller, claims["exp"] + issuer.leeway, keys, keys.version)
+        self._known[name] = (caller, expires, keys, keys.version)
         return caller
 
     def _trusted(self, issuer: object) -> tuple[TrustedIssuer, Jwks]:
@@ -90,7 +98,9 @@ def _caller(claims: Mapping[str, Any], issuer: TrustedIssuer) -> Caller:
         tenant = _claim(claims, issuer.tenant_claim or "")
         if tenant not in issuer.tenants:
             raise BadToken("its issuer may not speak for that tenant")
-    return Caller(
+    if not claims["sub"]:
+        raise BadToken("it names no subject")
+    caller = Caller(
         subject=claims["sub"],
         issuer=issuer.issuer,
         tenant=tenant,
@@ -99,6 +109,8 @@ def _caller(claims: Mapping[str, Any], issuer: TrustedIssuer) -> Caller:
         scopes=_words(_claim(claims, issuer.scopes_claim)),
         act=tuple(_chain(claims.get("act"))),
     )
+    caller.model_dump_json()  # raises ValueError for what is not Unicode, which nothing after this could keep
+    return caller
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - whatever a token holds

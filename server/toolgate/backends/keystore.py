@@ -46,8 +46,7 @@ class Keystore:
     def __init__(self, path: Path, *, passphrase: SecretStr | None, dev: bool) -> None:
         self._path = path
         self._content, self._stamp = _read(path)
-        key = existing_key(self._content.key, path, passphrase=passphrase, dev=dev)
-        self._cipher = AESGCM(key)
+        self._cipher = AESGCM(existing_key(self._content.key, path, passphrase=passphrase, dev=dev))
         self._unseal("", self._content.check)
 
     @staticmethod
@@ -94,7 +93,9 @@ class Keystore:
         except OSError:
             changed = True
         if changed:
-            self._content, self._stamp = _read(self._path)
+            content, stamp = _read(self._path)
+            self._unseal("", content.check)
+            self._content, self._stamp = content, stamp
         return self._content
 
     def _unseal(self, name: str, entry: SealedEntry) -> bytes:
@@ -102,7 +103,7 @@ class Keystore:
             return self._cipher.decrypt(
                 base64.b64decode(entry.nonce), base64.b64decode(entry.sealed), name.encode()
             )
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             what = f"entry {name!r}" if name else "the keystore"
             raise CredentialUnavailable(
                 "keystore_locked", f"{what} does not open with this key", retryable=False
@@ -118,12 +119,11 @@ class KeystoreVault:
     @asynccontextmanager
     async def borrow(self, tool: Tool, call: Call) -> AsyncGenerator[Lease | None]:
         """Lend the entry that the tool's credential role names; None where it needs none."""
-        del call
         if tool.credential is None:
             yield None
             return
         secret = self._keystore.get(tool.credential.secret)
-        yield Lease(id=f"static-{secrets.token_hex(8)}", secret=secret, static=True)
+        yield Lease(id=f"static-{call.id}", secret=secret, static=True)
 
 
 def _seal(cipher: AESGCM, name: str, secret: bytes) -> SealedEntry:
@@ -147,12 +147,16 @@ def _read(path: Path) -> tuple[KeystoreFile, tuple[int, int]]:
 def _write(path: Path, content: KeystoreFile) -> None:
     """Replace the file as a whole, so that whoever reads it sees the old or the new one."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content.model_dump_json(indent=2).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.model_dump_json(indent=2).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        problem = f"{path.name} cannot be written ({error.strerror})"
+        raise CredentialUnavailable("keystore_locked", problem, retryable=False) from error
 
 
 def _stamp_of(path: Path) -> tuple[int, int]:

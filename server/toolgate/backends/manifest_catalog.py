@@ -1,12 +1,13 @@
 """The registry: one manifest a system, in which a reviewer admits its operations on terms."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PydanticUserError, ValidationError
 
 from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, System
 from toolgate.backends.adapters_installed import adapter_named
@@ -17,6 +18,8 @@ from toolgate.core.record import JsonObject, Record
 from toolgate.core.tool import CredentialRole, Terms, Tool
 
 _LONGEST_WIRE_NAME: Final = 64
+_NAME: Final = re.compile(r"[a-z0-9_-]+")
+_ALPHABET: Final = "use a-z, 0-9, _ and -"
 NO_CREDENTIAL: Final = "none"
 
 
@@ -51,11 +54,8 @@ class AdmittedTool(Tool):
 class ManifestCatalog:
     """The admitted tools, by name, as one reading of the registry found them."""
 
-    def __init__(
-        self, tools: Sequence[AdmittedTool], systems: Mapping[str, Connector[Any]], version: str
-    ) -> None:
+    def __init__(self, tools: Sequence[AdmittedTool], version: str) -> None:
         self.tools: tuple[AdmittedTool, ...] = tuple(sorted(tools, key=lambda tool: tool.name))
-        self.connectors = systems
         self.digest = version
         self._by_name = {tool.wire_name: tool for tool in tools} | {tool.name: tool for tool in tools}
 
@@ -73,7 +73,7 @@ class Registry:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self._folder, self._root = folder, root
-        self._connections: dict[str, tuple[System, Connector[Any]]] = {}
+        self._connections: dict[str, tuple[Adapter[Any], System, Connector[Any]]] = {}
         self._retired: list[Connector[Any]] = []
 
     def read(self) -> tuple[ManifestCatalog | None, list[Fault]]:
@@ -98,12 +98,11 @@ class Registry:
         faults.extend(_name_clashes(tools, self._folder))
         if faults:
             return None, faults
-        connectors = {name: kept for name, (_, kept) in self._connections.items()}
-        return ManifestCatalog(tools, connectors, digest(texts)), []
+        return ManifestCatalog(tools, digest(texts)), []
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for _, connector in self._connections.values():
+        for *_, connector in self._connections.values():
             await connector.aclose()
         for connector in self._retired:
             await connector.aclose()
@@ -123,25 +122,30 @@ class Registry:
         try:
             operations = adapter.operations(system)
             connector = self._connection(adapter, system)
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - a stranger's adapter may raise anything
             remedy = f"see docs/reference/registry.md, adapter {manifest.adapter}"
-            faults.append(_fault(file, "for its adapter", str(error), remedy))
+            faults.append(_fault(file, "for its adapter", _words(error), remedy))
             return
         for name, tool in manifest.tools.items():
             reader = _Reader(file, faults)
             operation = reader.operation(name, tool, operations)
             role = reader.role(name, tool, manifest)
-            if operation is not None and reader.clean:
+            if operation is None or not reader.clean:
+                continue
+            try:
                 yield _admitted(system, name, tool, role, operation, connector)
+            except (ValueError, PydanticUserError) as error:
+                problem = f"its arguments or result have no JSON Schema: {error}"
+                faults.append(_fault(file, f"tools.{name}", problem, "the adapter's author can mend it"))
 
     def _connection(self, adapter: Adapter[Any], system: System) -> Connector[Any]:
         known = self._connections.get(system.name)
-        if known is not None and known[0] == system:
-            return known[1]
+        if known is not None and known[:2] == (adapter, system):
+            return known[2]
         connector = adapter.connect(system)
         if known is not None:
-            self._retired.append(known[1])
-        self._connections[system.name] = (system, connector)
+            self._retired.append(known[2])
+        self._connections[system.name] = (adapter, system, connector)
         return connector
 
 
@@ -153,6 +157,8 @@ class _Reader:
         self.clean = True
 
     def manifest(self, text: str) -> tuple[Manifest, Adapter[Any]] | None:
+        if not _NAME.fullmatch(self._file.stem):
+            self._tell("file", "its name is the system's, and cannot be shown to clients", _ALPHABET)
         try:
             manifest = Manifest.model_validate(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
@@ -174,6 +180,8 @@ class _Reader:
     ) -> AnyOperation | None:
         operation = operations.get(name)
         place = f"tools.{name}"
+        if not _NAME.fullmatch(name):
+            self._tell(place, f"the name {name!r} cannot be shown to clients", _ALPHABET)
         if operation is None:
             known = ", ".join(sorted(operations)) or "none"
             self._tell(place, "its adapter has no such operation", f"it has: {known}")
@@ -245,6 +253,11 @@ def _fault(file: Path, place: str, problem: str, remedy: str) -> Fault:
         problem=problem,
         remedy=remedy,
     )
+
+
+def _words(error: Exception) -> str:
+    """A ValueError speaks for itself; whatever else an adapter raises needs its name said."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _remedy(kind: str) -> str:

@@ -46,7 +46,10 @@ def new_key(keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> tuple
     name = f"{keystore.resolve()}"
     if _keyring_usable():
         key = secrets.token_bytes(_BYTES)
-        keyring.set_password(_SERVICE, name, base64.b64encode(key).decode())
+        try:
+            keyring.set_password(_SERVICE, name, base64.b64encode(key).decode())
+        except KeyringError as error:
+            raise _locked("the operating system's keyring did not take its key") from error
         return KeyOrigin(source="keyring", name=name), key
     if passphrase is not None:
         salt = base64.b64encode(os.urandom(16)).decode()
@@ -68,8 +71,18 @@ def existing_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | N
     """Get the key of an existing keystore from where its `origin` says, and from nowhere else.
 
     Raises:
-        CredentialUnavailable: it is not there.
+        CredentialUnavailable: it is not there, or is no key.
     """
+    try:
+        key = _stored_key(origin, keystore, passphrase=passphrase, dev=dev)
+    except ValueError as error:
+        raise _locked("what says where its key is was damaged; restore the file") from error
+    if len(key) != _BYTES:
+        raise _locked("its key was damaged; restore it")
+    return key
+
+
+def _stored_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> bytes:
     match origin.source:
         case "keyring":
             return _from_keyring(origin)
@@ -113,9 +126,11 @@ def _stretched(origin: KeyOrigin, passphrase: SecretStr) -> bytes:
 
 
 def _keyring_usable() -> bool:
-    """Whether a keyring is there that keeps what it is given (headless machines have none)."""
-    backend = keyring.get_keyring()
-    return getattr(backend, "priority", 0) > 0
+    """Whether a keyring is there that its makers recommend: headless machines have none.
+
+    The keyring project gives less than 1 to those that keep what they get in a plain file.
+    """
+    return float(getattr(keyring.get_keyring(), "priority", 0)) >= 1
 
 
 def _write_private(path: Path, content: bytes) -> None:

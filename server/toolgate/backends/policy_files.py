@@ -4,9 +4,7 @@ Casbin's own loader ignores a line whose kind or effect is in the wrong case, or
 before it, and so turns a typo in a deny into an allow.
 """
 
-import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -20,10 +18,13 @@ NONE: Final = "-"
 RULE_CELLS: Final = ("id", "effect", "who", "tenant", "tool", "action", "when", "unless", "with")
 
 _REFERENCE: Final = "see docs/reference/policy.md"
+_QUOTING: Final = 'quote a whole cell: "a, b"; a quote inside it is written twice'
 _ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}")
 _WHO: Final = re.compile(r"\*|user:[^\s,\"*]+|[A-Za-z0-9_.-]+")
 _PLAIN: Final = re.compile(r"\*|[A-Za-z0-9_.-]+")
 _TOOL: Final = re.compile(r"[a-z0-9_.*-]+")
+_GROUPED: Final = re.compile(r"[a-z0-9_.-]+")
+_CELL: Final = re.compile(r'\s*(?P<cell>"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^\s",][^,]*)?)(?P<end>,|\Z)')
 _APPROVAL: Final = re.compile(r"approval:([A-Za-z0-9_.-]+)")
 _ACTIONS: Final = frozenset({"*", "read", "write", "destroy"})
 
@@ -109,13 +110,12 @@ class _Line:
             return
         if not self._text.strip() or self._text.lstrip().startswith("#"):
             return
-        try:
-            cells = next(csv.reader([self._text], skipinitialspace=True, strict=True))
-        except csv.Error as error:
-            self._tell(1, f"not proper CSV ({error})", 'quote a cell that holds a comma: "a, b"')
+        found = _cells(self._text)
+        if found is None:
+            self._tell(1, "not proper CSV: a quoted cell does not end where it should", _QUOTING)
             return
-        cells = [cell.strip() for cell in cells]
-        self._columns = _columns_of(self._text, len(cells))
+        self._columns = [column for column, _ in found]
+        cells = [cell for _, cell in found]
         match cells[0]:
             case "p":
                 self._rule(cells[1:])
@@ -174,7 +174,7 @@ class _Line:
     def _group(self, cells: list[str]) -> None:
         if self._has(cells, ("tool", "group")):
             for place, cell in enumerate(cells):
-                self._expect(place, cell, _PLAIN, "a tool and the group that it is in")
+                self._expect(place, cell, _GROUPED, "a tool and the group that it is in, in full")
             self._found.groups.append((cells[0], cells[1]))
 
     def _condition(self, text: str) -> Condition | None:
@@ -216,25 +216,18 @@ class _Line:
         self._found.faults.append(_fault(self._file, place, problem, remedy))
 
 
-def _columns_of(line: str, cells: int) -> list[int]:
-    """Where each cell begins, from 1, as an editor counts."""
-    return [*_starts(line)][:cells]
-
-
-def _starts(line: str) -> Iterator[int]:
-    quoted, fresh = False, True
-    for place, char in enumerate(line, 1):
-        if fresh and not char.isspace():
-            yield place
-            fresh = False
-        if char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted:
-            if fresh:
-                yield place
-            fresh = True
-    if fresh:
-        yield len(line) + 1
+def _cells(line: str) -> list[tuple[int, str]] | None:
+    """Give each cell with the column where it begins, from 1; None if the quotes are wrong."""
+    cells: list[tuple[int, str]] = []
+    place = 0
+    while found := _CELL.match(line, place):
+        quoted = found["quoted"]
+        cell = (found["plain"] or "") if quoted is None else quoted.replace('""', '"')
+        cells.append((found.start("cell") + 1, cell.strip()))
+        if not found["end"]:
+            return cells
+        place = found.end()
+    return None
 
 
 def _fault(file: Path, place: str, problem: str, remedy: str) -> Fault:

@@ -3,14 +3,15 @@
 import hashlib
 import hmac
 import os
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Row, and_, bindparam, desc, insert, select, update
+from sqlalchemy import and_, bindparam, desc, insert, or_, select, update
 
-from toolgate.backends.sql_tables import CLAIM
+from toolgate.backends.sql_tables import CLAIM, Prepared
 from toolgate.backends.sqlite_writer import Batch, SqliteWriter
 from toolgate.core.call import Call
 from toolgate.core.canonical import canonical
@@ -48,6 +49,7 @@ class SqlLedger:
         self._writer = writer
         self._now = now
         self._rulebook = rulebook
+        self._salts = _Salts()
 
     async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
@@ -84,7 +86,7 @@ class SqlLedger:
         }
 
         def work(batch: Batch) -> None:
-            if batch.connection.execute(_REMEMBER, parameters).rowcount != 1:
+            if batch.execute(_REMEMBER, parameters).rowcount != 1:
                 raise LedgerUnavailable("the call has another owner now")
 
         await self._writer.write(work)
@@ -93,7 +95,7 @@ class SqlLedger:
         """Record the end and settle the claim; gives the entry."""
         stored = OutcomeOf.dump_json(outcome)
         value = outcome.value if isinstance(outcome, Done) else None
-        payloads, committed = _commitments({"result": value}, tool.terms.capture)
+        payloads, committed = _commitments({"result": value}, tool.terms.capture, self._salts)
         status = outcome.kind if isinstance(outcome, Done) else outcome.code
         body = self._body("outcome", call, tool, opened.call_id) | {
             "intent": opened.intent,
@@ -106,7 +108,7 @@ class SqlLedger:
         def work(batch: Batch) -> int:
             entry = batch.append(_columns(body), payloads)
             if opened.claimed:
-                batch.connection.execute(_SETTLE, parameters | {"end": entry, "outcome": stored})
+                batch.execute(_SETTLE, parameters | {"end": entry, "outcome": stored})
             return entry
 
         return await self._writer.write(work)
@@ -114,7 +116,7 @@ class SqlLedger:
     async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
         """Record that nothing was done, and why; gives the entry."""
         capture: Capture = tool.terms.capture if tool and refused.code != "bad_arguments" else "metadata"
-        payloads, committed = _commitments({"arguments": call.arguments}, capture)
+        payloads, committed = _commitments({"arguments": call.arguments}, capture, self._salts)
         body = self._body("refusal", call, tool, call.id) | _judged(decision) | committed
         body["status"] = refused.code
         return await self._writer.write(lambda batch: batch.append(_columns(body), payloads))
@@ -138,30 +140,33 @@ class SqlLedger:
             "opened_at": body["at"],
             "lapses_at": self._lapse(tool),
             "intent": entry,
+            "end": None,
+            "outcome": None,
+            "remembered": None,
         }
-        batch.connection.execute(_CLAIM, row)
+        batch.execute(_CLAIM, row)
         return Opened(call_id=call.id, intent=entry, remembered={})
 
     def _claim_again(
-        self, batch: Batch, call: Call, tool: Tool, decision: Decision, earlier: Row[Any]
+        self, batch: Batch, call: Call, tool: Tool, decision: Decision, earlier: sqlite3.Row
     ) -> Opened:
-        attempt = earlier.attempt + 1
-        body, payloads = self._intent(call, tool, decision, earlier.call_id, attempt)
+        attempt = earlier["attempt"] + 1
+        body, payloads = self._intent(call, tool, decision, earlier["call_id"], attempt)
         entry = batch.append(_columns(body), payloads)
-        batch.connection.execute(
+        batch.execute(
             _CLAIM_AGAIN,
             {
-                "id_": earlier.call_id,
+                "id_": earlier["call_id"],
                 "attempt": attempt,
                 "lapses_at": self._lapse(tool),
                 "intent": entry,
             },
         )
         return Opened(
-            call_id=earlier.call_id,
+            call_id=earlier["call_id"],
             intent=entry,
             attempt=attempt,
-            remembered=_read_json(earlier.remembered) or {},
+            remembered=_read_json(earlier["remembered"]) or {},
         )
 
     def _append_repeat(
@@ -176,7 +181,7 @@ class SqlLedger:
     def _intent(
         self, call: Call, tool: Tool, decision: Decision, call_id: str, attempt: int
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        payloads, committed = _commitments({"arguments": call.arguments}, tool.terms.capture)
+        payloads, committed = _commitments({"arguments": call.arguments}, tool.terms.capture, self._salts)
         body = self._body("intent", call, tool, call_id) | _judged(decision) | committed
         return body | {"status": "opened", "attempt": attempt, "keyed": call.key is not None}, payloads
 
@@ -216,28 +221,26 @@ def _scope(call: Call, tool: Tool) -> dict[str, str]:
 
 def _earlier(
     batch: Batch, call: Call, scope: dict[str, str], fingerprint: str, tool: Tool
-) -> Row[Any] | None:
+) -> sqlite3.Row | None:
     """Find the claim that stands in the way: under the same key or, without one, an identical recent call."""
     if call.key is not None:
-        return batch.connection.execute(_BY_KEY, scope | {"key": call.key}).one_or_none()
+        return batch.find(_BY_KEY, scope | {"key": call.key})
     if call.again or tool.terms.without_key != "guard":
         return None
     since = call.received_at - timedelta(seconds=tool.terms.guard_window)
-    return batch.connection.execute(
-        _LIKE, scope | {"fingerprint": fingerprint, "since": _micros(since)}
-    ).one_or_none()
+    return batch.find(_LIKE, scope | {"fingerprint": fingerprint, "since": _micros(since)})
 
 
-def _known(row: Row[Any]) -> EarlierCall:
+def _known(row: sqlite3.Row) -> EarlierCall:
     return EarlierCall(
-        call_id=row.call_id,
-        fingerprint=row.fingerprint,
-        state=row.state,
-        opened_at=_moment(row.opened_at),
-        lapses_at=_moment(row.lapses_at),
-        intent=row.intent,
-        end=row.end,
-        outcome=None if row.outcome is None else OutcomeOf.validate_json(row.outcome),
+        call_id=row["call_id"],
+        fingerprint=row["fingerprint"],
+        state=row["state"],
+        opened_at=_moment(row["opened_at"]),
+        lapses_at=_moment(row["lapses_at"]),
+        intent=row["intent"],
+        end=row["end"],
+        outcome=None if row["outcome"] is None else OutcomeOf.validate_json(row["outcome"]),
     )
 
 
@@ -252,7 +255,7 @@ def _judged(decision: Decision | None) -> dict[str, Any]:
 
 
 def _commitments(
-    values: dict[str, JsonObject | None], capture: Capture
+    values: dict[str, JsonObject | None], capture: Capture, salts: "_Salts"
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Commit to each value by HMAC-SHA256 under a salt of its own, and keep what `capture` says.
 
@@ -266,12 +269,25 @@ def _commitments(
         if value is None:
             continue
         spelled = canonical(value)
-        salt = os.urandom(32)
+        salt = salts.take()
         proof = hmac.digest(salt, field.encode() + b"\0" + spelled, hashlib.sha256).hex()
         committed[field] = {"hmac": proof, "length": len(spelled)}
         kept = capture == "full" or (capture == "arguments" and field == "arguments")
         payloads.append({"field": field, "salt": salt, "value": spelled if kept else None})
     return payloads, committed
+
+
+class _Salts:
+    """Hands out 32 random bytes at a time, asking the operating system for many at once."""
+
+    def __init__(self) -> None:
+        self._pool = b""
+
+    def take(self) -> bytes:
+        if not self._pool:
+            self._pool = os.urandom(32 * 128)
+        salt, self._pool = self._pool[:32], self._pool[32:]
+        return salt
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
@@ -297,31 +313,31 @@ def _moment(micros: int) -> datetime:
 
 
 _SAME_SCOPE = and_(*(CLAIM.c[name] == bindparam(name) for name in ("tenant", "issuer", "subject", "tool")))
-_BY_KEY = select(CLAIM).where(_SAME_SCOPE, CLAIM.c.key == bindparam("key"))
-_LIKE = (
-    select(CLAIM)
-    .where(
-        _SAME_SCOPE,
-        CLAIM.c.fingerprint == bindparam("fingerprint"),
-        CLAIM.c.opened_at >= bindparam("since"),
-        CLAIM.c.state.in_(("in_progress", "succeeded", "unknown")),
-    )
-    .order_by(desc(CLAIM.c.opened_at))
-    .limit(1)
-)
-_CLAIM = insert(CLAIM)
 _OWNED = and_(
     CLAIM.c.call_id == bindparam("id_"),
     CLAIM.c.attempt == bindparam("attempt_"),
     CLAIM.c.state == "in_progress",
 )
-_REMEMBER = update(CLAIM).where(_OWNED).values(remembered=bindparam("remembered"))
-_SETTLE = (
+_BY_KEY = Prepared(select(CLAIM).where(_SAME_SCOPE, CLAIM.c.key == bindparam("key")))
+_LIKE = Prepared(
+    select(CLAIM)
+    .where(
+        _SAME_SCOPE,
+        CLAIM.c.fingerprint == bindparam("fingerprint"),
+        CLAIM.c.opened_at >= bindparam("since"),
+        or_(*(CLAIM.c.state == state for state in ("in_progress", "succeeded", "unknown"))),
+    )
+    .order_by(desc(CLAIM.c.opened_at))
+    .limit(1)
+)
+_CLAIM = Prepared(insert(CLAIM))
+_REMEMBER = Prepared(update(CLAIM).where(_OWNED).values(remembered=bindparam("remembered")))
+_SETTLE = Prepared(
     update(CLAIM)
     .where(_OWNED)
     .values(state=bindparam("state"), end=bindparam("end"), outcome=bindparam("outcome"))
 )
-_CLAIM_AGAIN = (
+_CLAIM_AGAIN = Prepared(
     update(CLAIM)
     .where(CLAIM.c.call_id == bindparam("id_"))
     .values(

@@ -2,7 +2,8 @@
 
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import DDL, Index, Table, UniqueConstraint, event
+from sqlalchemy import DDL, BindParameter, ClauseElement, Index, Table, UniqueConstraint, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -71,6 +72,20 @@ class PayloadRow(Stored, table=True):
     salt: bytes
     value: bytes | None
     """The canonical JSON, where the tool's `capture` keeps it."""
+
+
+class Prepared:
+    """A statement of SQLAlchemy Core, spelled once for SQLite's driver.
+
+    Executing through Core costs more than the statement itself on the hot path (docs/decisions/0003).
+    """
+
+    def __init__(self, statement: ClauseElement) -> None:
+        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        self.text = str(compiled)
+        binds: dict[str, BindParameter[Any]] = cast("Any", compiled).binds
+        values = {name: bind.value for name, bind in binds.items() if not bind.required}
+        self.fixed = {name: value for name, value in values.items() if f":{name}" in self.text}
 
 
 def _table(row: type[Stored]) -> Table:

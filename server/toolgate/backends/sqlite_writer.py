@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,29 +19,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy import Engine, create_engine, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
-from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Stored
+from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Prepared, Stored
 from toolgate.core.errors import LedgerUnavailable
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MOST_JOBS_A_COMMIT: Final = 128
-CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
+JOBS_A_CHECKPOINT: Final = 2000
+"""How many jobs the WAL may hold before it is folded into the database: some megabytes."""
+
+_LAST_INDEX = Prepared(select(func.max(ENTRY.c.idx)))
+_INSERT_ENTRY = Prepared(insert(ENTRY))
+_INSERT_PAYLOAD = Prepared(insert(PAYLOAD))
 
 
 class Batch:
     """One transaction in the making. Entries get their index at once and are inserted together at its end."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._entries: list[dict[str, Any]] = []
         self._payloads: list[dict[str, Any]] = []
-        last = connection.execute(_LAST_INDEX).scalar()
+        last = self.execute(_LAST_INDEX, {}).fetchone()[0]
         self._next = 0 if last is None else last + 1
+
+    def execute(self, statement: Prepared, parameters: dict[str, Any]) -> sqlite3.Cursor:
+        """Run a statement inside the transaction."""
+        return self._connection.execute(statement.text, statement.fixed | parameters)
+
+    def find(self, statement: Prepared, parameters: dict[str, Any]) -> sqlite3.Row | None:
+        """Give the first row of a query."""
+        found: sqlite3.Row | None = self.execute(statement, parameters).fetchone()
+        return found
 
     def append(self, entry: dict[str, Any], payloads: list[dict[str, Any]]) -> int:
         """Add an entry with its payloads, and give its index."""
@@ -52,10 +67,8 @@ class Batch:
 
     def flush(self) -> None:
         """Insert what was appended."""
-        if self._entries:
-            self.connection.execute(_INSERT_ENTRY, self._entries)
-        if self._payloads:
-            self.connection.execute(_INSERT_PAYLOAD, self._payloads)
+        self._connection.executemany(_INSERT_ENTRY.text, self._entries)
+        self._connection.executemany(_INSERT_PAYLOAD.text, self._payloads)
 
 
 Work: TypeAlias = Callable[[Batch], T]
@@ -82,15 +95,15 @@ class SqliteWriter:
     """
 
     def __init__(self, path: Path, *, patience: float = 10.0) -> None:
-        self._path = path
         self._patience = patience
+        self._unfolded = 0
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         try:
             self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._engine = _engine(path)
             with self._turn():
-                _prepare(self._engine, path)
-        except (OSError, SQLAlchemyError) as error:
+                _prepare(path)
+                self._connection = _connected(path)
+        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
             raise LedgerUnavailable(f"{path.name} could not be opened: {_cause(error)}") from error
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -116,9 +129,9 @@ class SqliteWriter:
         self._thread.join()
         try:
             with self._turn():
-                self._checkpoint("TRUNCATE")
-                self._engine.dispose()
-        except SQLAlchemyError as error:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._connection.close()
+        except sqlite3.Error as error:
             log.warning("the ledger was closed without folding its WAL: %s", _cause(error))
         finally:
             os.close(self._lock_file)
@@ -130,6 +143,7 @@ class SqliteWriter:
             if jobs:
                 self._commit(jobs)
                 _tell(jobs)
+                self._fold_after(len(jobs))
 
     def _next_jobs(self) -> tuple[list[_Job[Any]], bool]:
         jobs: list[_Job[Any]] = []
@@ -154,24 +168,30 @@ class SqliteWriter:
             jobs[0].error = error
 
     def _transact(self, jobs: list[_Job[Any]]) -> None:
-        with self._turn(), self._engine.connect() as connection, connection.begin():
-            batch = Batch(connection)
-            for job in jobs:
-                job.result = job.work(batch)
-            batch.flush()
-        if _size(f"{self._path}-wal") > CHECKPOINT_BYTES:
-            with self._turn():
-                self._checkpoint("RESTART")
+        with self._turn():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                batch = Batch(self._connection)
+                for job in jobs:
+                    job.result = job.work(batch)
+                batch.flush()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
-    def _checkpoint(self, how: str) -> None:
-        """Fold the WAL into the database, outside of any transaction; a reader in the way is no error."""
-        connection = self._engine.raw_connection()
+    def _fold_after(self, jobs: int) -> None:
+        """Fold the WAL into the database now and then; a reader in the way only puts it off."""
+        self._unfolded += jobs
+        if self._unfolded < JOBS_A_CHECKPOINT:
+            return
+        self._unfolded = 0
         try:
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
-            cursor.close()
-        finally:
-            connection.close()
+            with self._turn():
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the ledger's WAL could not be folded: %s", _cause(error))
 
     @contextmanager
     def _turn(self) -> Generator[None]:
@@ -187,32 +207,17 @@ def reader(path: Path) -> Engine:
     return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
 
 
-def _engine(path: Path) -> Engine:
-    """One connection, kept open, whose transactions take the write lock at their begin."""
-    engine = create_engine(
-        f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
-        connection.isolation_level = None
-        for pragma in (
-            "busy_timeout = 5000",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "wal_autocheckpoint = 0",
-            "foreign_keys = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.row_factory = sqlite3.Row
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
-def _prepare(engine: Engine, path: Path) -> None:
+def _prepare(path: Path) -> None:
+    """Make the tables in an empty file; refuse one that another version has made."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
     with engine.begin() as connection:
         version = connection.exec_driver_sql("PRAGMA user_version").scalar()
         if version == SCHEMA_VERSION:
@@ -250,19 +255,7 @@ def _resolve(jobs: list[_Job[Any]]) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Name a fault without the statement's parameters, which may hold what must not be shown."""
-    if isinstance(error, DatabaseError):
-        return str(error.orig)
-    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - on the hot path
-    except FileNotFoundError:
-        return 0
-
-
-_LAST_INDEX = select(func.max(ENTRY.c.idx))
-_INSERT_ENTRY = insert(ENTRY)
-_INSERT_PAYLOAD = insert(PAYLOAD)
+    """Name a fault without a statement's parameters, which may hold what must not be shown."""
+    if isinstance(error, sqlite3.Error | OSError | LedgerUnavailable):
+        return f"{error}"
+    return type(error).__name__

@@ -1,7 +1,7 @@
 """The command's words, and how it ends: 0 done, 1 refused or misconfigured, 2 used wrongly, 3 unknown.
 
-A command's module is only imported when the command is wanted: most of them need a small part of the house, and
-a shell should not wait for the rest.
+A command's module is only imported when the command is wanted: most of them need a small part of the house,
+and a shell should not wait for the rest.
 """
 
 import sys

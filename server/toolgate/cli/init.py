@@ -34,12 +34,14 @@ def init(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = "it is not an empty folder, and nothing in it is overwritten"
         raise Misconfigured([Fault(str(folder), "folder", problem, "name a new folder")])
-    folder.mkdir(parents=True, exist_ok=True)
     with as_file(files("toolgate") / "starter") as starter:
-        shutil.copytree(starter, folder, dirs_exist_ok=True)
+        settings = read_settings(starter)
+        try:
+            shutil.copytree(starter, folder, dirs_exist_ok=True)
+        except OSError as error:
+            raise Misconfigured([Fault(str(folder), "folder", str(error), "name another folder")]) from error
     for name in ("keys", "data"):
         (folder / name).mkdir(mode=0o700)
-    settings = read_settings(folder)
     make_keys(folder)
     Keystore.create(folder / settings.keystore, passphrase=settings.passphrase, dev=settings.mode == "dev")
     with sqlite3.connect(folder / "data" / "notes.db") as notes:

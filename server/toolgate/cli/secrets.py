@@ -23,7 +23,7 @@ def set_(name: Name, root: Root = HERE, as_json: AsJson = False) -> None:  # noq
     if sys.stdin.isatty():
         secret = typer.prompt("Secret", hide_input=True)
     else:
-        secret = sys.stdin.readline().rstrip("\n")
+        secret = sys.stdin.read().removesuffix("\n")
     if not secret:
         raise typer.BadParameter("the secret is empty", param_hint="standard input")
     keystore.set(name, SecretStr(secret))

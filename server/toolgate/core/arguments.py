@@ -3,6 +3,7 @@
 A fault says which argument and what is expected of it; it never repeats a value.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
@@ -49,17 +50,12 @@ def out_of_bounds(arguments: JsonObject) -> str | None:
     for _ in range(MAX_DEPTH + 1):
         below: list[Json] = []
         for value in level:
-            texts: Iterable[str] = ()
+            if fault := _bad_value(value):
+                return fault
             if isinstance(value, dict):
-                texts = value
                 below.extend(value.values())
             elif isinstance(value, list):
                 below.extend(value)
-            elif isinstance(value, str):
-                texts = (value,)
-            for text in texts:
-                if fault := _bad_text(text):
-                    return fault
         seen += len(below)
         if seen > MAX_VALUES:
             return f"the arguments hold more than {MAX_VALUES} values"
@@ -83,6 +79,18 @@ def _closed(schema: Json) -> Json:
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     return schema
+
+
+def _bad_value(value: Json) -> str | None:
+    match value:
+        case str():
+            return _bad_text(value)
+        case dict():
+            return next(filter(None, map(_bad_text, value)), None)
+        case float() if not math.isfinite(value):
+            return "a number is not finite"
+        case _:
+            return None
 
 
 def _bad_text(text: str) -> str | None:
@@ -118,10 +126,16 @@ def _shown(name: str) -> str:
 
 
 def _expected(error: jsonschema_rs.ValidationError) -> str:
-    if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
-        names = ", ".join(_shown(name) for name in error.kind.unexpected[:_SHOWN_FAULTS])
-        return f"not expected: {names}"
-    return error.message
+    match error.kind:
+        case (
+            jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names)
+            | jsonschema_rs.ValidationErrorKind.UnevaluatedProperties(unexpected=names)
+        ):
+            return f"not expected: {', '.join(_shown(name) for name in names[:_SHOWN_FAULTS])}"
+        case jsonschema_rs.ValidationErrorKind.PropertyNames():
+            return "a name in it is not of the expected form"
+        case _:
+            return error.message
 
 
 def _refuse_retrieval(uri: str) -> Json:

@@ -36,17 +36,13 @@ def digest(value: Json) -> str:
 
 def _is_plain(value: Json) -> bool:
     """Whether orjson's sorted spelling is RFC 8785's: no floats, safe integers, ASCII names."""
-    match value:
-        case str() | bool() | None:
-            return True
-        case int():
-            return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
-        case list():
-            return all(map(_is_plain, value))
-        case dict():
-            return all(name.isascii() and _is_plain(part) for name, part in value.items())
-        case _:
-            return False
+    if value is None or isinstance(value, str | bool):
+        return True
+    if isinstance(value, int):
+        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
+    if isinstance(value, dict):
+        return all(name.isascii() and _is_plain(part) for name, part in value.items())
+    return isinstance(value, list) and all(map(_is_plain, value))
 
 
 def _spell(value: Json) -> str:

@@ -1,0 +1,97 @@
+"""`make bench`: a governed read and a governed write against the same tool on a bare SDK server.
+
+The three are measured in turns, several rounds, on one machine in one run; what counts is the ratio.
+Both servers answer in plain JSON. The governed read writes two ledger entries and borrows a credential; the
+governed write has a key of its own in each call, and is durable before the act and before the answer.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from bench.load import Result, Target, load
+from bench.servers import bare, governed
+from examples.demo.deployment import free_port
+
+Rounds = dict[str, list[Result]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        bare(Path(folder), free_port()) as (reference, bare_pid),
+        governed(Path(folder), free_port()) as (read, write, gate_pid),
+    ):
+        targets = {"bare": reference, "governed read": read, "governed write": write}
+        report = {
+            connections: uvloop.run(_rounds(targets, connections, options.rounds, options.seconds))
+            for connections in (1, 32)
+        }
+        memory = {"bare": _megabytes(bare_pid), "governed": _megabytes(gate_pid)}
+    if options.json:
+        print(json.dumps({"calls": _figures(report), "memory_mb": memory}, indent=2))
+    else:
+        _print(report, memory)
+
+
+async def _rounds(targets: dict[str, Target], connections: int, rounds: int, seconds: float) -> Rounds:
+    for target in targets.values():
+        await load(target, connections=connections, seconds=1.0)
+    results: Rounds = {name: [] for name in targets}
+    for _ in range(rounds):
+        for name, target in targets.items():
+            results[name].append(await load(target, connections=connections, seconds=seconds))
+            await asyncio.sleep(0.1)
+    return results
+
+
+def _ratio(rounds: Rounds, name: str) -> float:
+    """The median over the rounds of this rate to the bare one of the same round."""
+    pairs = zip(rounds[name], rounds["bare"], strict=True)
+    return statistics.median(result.rate / reference.rate for result, reference in pairs)
+
+
+def _figures(report: dict[int, Rounds]) -> dict[str, dict[str, float]]:
+    return {
+        f"{name} at {connections}": {
+            "calls_per_second": round(statistics.median(r.rate for r in results)),
+            "ratio": round(_ratio(rounds, name), 3),
+            "p50_ms": round(statistics.median(r.percentile(0.50) for r in results), 2),
+            "p95_ms": round(statistics.median(r.percentile(0.95) for r in results), 2),
+            "p99_ms": round(statistics.median(r.percentile(0.99) for r in results), 2),
+            "errors": sum(sum(r.errors.values()) for r in results),
+        }
+        for connections, rounds in report.items()
+        for name, results in rounds.items()
+    }
+
+
+def _print(report: dict[int, Rounds], memory: dict[str, int]) -> None:
+    print(f"{'':<22}{'calls/s':>9}{'x bare':>8}{'p50 ms':>8}{'p95 ms':>8}{'p99 ms':>8}{'errors':>8}")
+    for name, figures in _figures(report).items():
+        rate, ratio, p50, p95, p99, errors = figures.values()
+        print(f"{name:<22}{rate:>9}{ratio:>8}{p50:>8}{p95:>8}{p99:>8}{errors:>8}")
+    for rounds in report.values():
+        for name, results in rounds.items():
+            for fault, count in {f: c for r in results for f, c in r.errors.items()}.items():
+                print(f"  {name}: {count} times {fault}")
+    print(f"memory: bare {memory['bare']} MB, governed {memory['governed']} MB")
+
+
+def _megabytes(pid: int) -> int:
+    return round(psutil.Process(pid).memory_info().rss / 2**20)
+
+
+if __name__ == "__main__":
+    main()

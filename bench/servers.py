@@ -1,0 +1,166 @@
+"""The two sides of the comparison: the same tool on a bare SDK server, and behind the gate."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.load import Target
+
+BARE = '''
+import sys
+import uvicorn
+from mcp.server import MCPServer
+
+server = MCPServer("bare", log_level="WARNING")
+
+@server.tool()
+async def echo(text: str) -> str:
+    """Echo the text."""
+    return text
+
+uvicorn.run(server.streamable_http_app(json_response=True, stateless_http=True), host="127.0.0.1",
+            port=int(sys.argv[1]), loop="uvloop", http="httptools", log_level="warning", access_log=False)
+'''
+
+ADAPTER = '''
+from pydantic import BaseModel
+from toolgate.adapter import Adapter, HttpContext
+
+bench = Adapter("bench")
+
+class Said(BaseModel):
+    text: str
+
+@bench.operation
+async def echo(said: Said, context: HttpContext) -> Said:
+    """Echo the text."""
+    return said
+
+@bench.operation
+async def note(said: Said, context: HttpContext) -> Said:
+    """Echo the text, as a write."""
+    context.sending()
+    return said
+'''
+
+MANIFEST = """
+adapter = "bench"
+owner = "bench@example.com"
+
+[system]
+base_url = "http://127.0.0.1:9/"
+
+[credentials.agent]
+secret = "bench"
+sign_in = "bearer"
+"""
+
+TERMS = """
+[tools.{name}]
+effect = "{effect}"
+timeout = 10
+duplicates = "none"
+without_key = "allow"
+capture = "digests"
+scopes = []
+credential = "agent"
+"""
+
+RULES = """
+p, B1, allow, bench, home, bench.*, *, -, -, -
+"""
+
+SETTINGS = """
+mode = "dev"
+public_url = "http://127.0.0.1:{port}/mcp"
+port = {port}
+local_caller = "bench"
+
+[callers.bench]
+subject = "bench"
+tenant = "home"
+roles = ["bench"]
+"""
+
+
+@contextmanager
+def bare(folder: Path, port: int) -> Generator[tuple[Target, int]]:
+    """Start the tool on a bare SDK server; gives the target and the process id."""
+    program = folder / "bare.py"
+    program.write_text(BARE, "utf-8")
+    with _process([sys.executable, str(program), str(port)], port, "/mcp") as pid:
+        yield Target(url=f"http://127.0.0.1:{port}/mcp", tool="echo"), pid
+
+
+@contextmanager
+def governed(folder: Path, port: int) -> Generator[tuple[Target, Target, int]]:
+    """Start the tool behind the gate: as a read, and as a write with a key for each call."""
+    path, root = folder / "adapter", folder / "root"
+    _install_adapter(path)
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    toolgate = [sys.executable, "-m", "toolgate"]
+
+    def run(*words: str, given: str = "") -> str:
+        command = [*toolgate, *words, "--root", str(root)]
+        done = subprocess.run(
+            command, env=environment, input=given, text=True, capture_output=True, check=True
+        )
+        return done.stdout.strip()
+
+    subprocess.run([*toolgate, "init", str(root)], env=environment, capture_output=True, check=True)
+    _configure(root, port)
+    run("secrets", "set", "bench", given="secret")
+    token = run("token")
+    url = f"http://127.0.0.1:{port}/mcp"
+    with _process([*toolgate, "serve", "--root", str(root)], port, "/readyz", environment) as pid:
+        read = Target(url=url, tool="bench_echo", token=token)
+        yield read, Target(url=url, tool="bench_note", token=token, keyed=True), pid
+
+
+def _install_adapter(path: Path) -> None:
+    """Make a distribution of the adapter as a stranger would bring it, found by its entry point."""
+    info = path / "toolgate_bench-1.0.dist-info"
+    info.mkdir(parents=True)
+    (path / "toolgate_bench.py").write_text(ADAPTER, "utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toolgate-bench\nVersion: 1.0\n", "utf-8")
+    points = "[toolgate.adapters]\nbench = toolgate_bench:bench\n"
+    (info / "entry_points.txt").write_text(points, "utf-8")
+
+
+def _configure(root: Path, port: int) -> None:
+    (root / "toolgate.toml").write_text(SETTINGS.format(port=port), "utf-8")
+    (root / "registry" / "notes.toml").unlink()
+    tools = TERMS.format(name="echo", effect="read") + TERMS.format(name="note", effect="write")
+    (root / "registry" / "bench.toml").write_text(MANIFEST + tools, "utf-8")
+    (root / "policies" / "rules.csv").write_text(RULES, "utf-8")
+
+
+@contextmanager
+def _process(
+    command: list[str], port: int, path: str, environment: dict[str, str] | None = None
+) -> Generator[int]:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait(process, f"http://127.0.0.1:{port}{path}")
+            yield process.pid
+        finally:
+            process.terminate()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    while process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+            continue
+        return
+    raise RuntimeError(f"{url} did not come up")

@@ -1,0 +1,242 @@
+"""A gate around one scripted system: real policy, real ledger on SQLite, real runner of adapters.
+
+Only the far end is made up: a system that counts its effects and fails as it is told, a vault that can be
+empty, and a ledger that can lose its disk at a given step.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, SecretStr
+
+from toolgate.adapter import Context, Credential, NothingDone, Operation, OutcomeUnknown, Sending
+from toolgate.adapter.context import Effect
+from toolgate.backends.adapter_tools import AdapterTools
+from toolgate.backends.casbin_policy import CasbinPolicy
+from toolgate.backends.manifest_catalog import AdmittedTool, ManifestCatalog
+from toolgate.backends.policy_files import read_policy
+from toolgate.backends.sql_ledger import SqlLedger
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.core.arguments import Schema, closed
+from toolgate.core.call import Call, Caller
+from toolgate.core.claims import Opened
+from toolgate.core.decision import Decision
+from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
+from toolgate.core.gateway import Gateway
+from toolgate.core.lease import Lease
+from toolgate.core.outcome import Answer, Outcome, Refused
+from toolgate.core.ports import Rulebook
+from toolgate.core.record import JsonObject
+from toolgate.core.shield import Shield
+from toolgate.core.tool import CredentialRole, Terms, Tool, WithoutKey
+from toolgate.main import new_call_id, now
+
+REPO = Path(__file__).resolve().parents[1]
+ANN = Caller(subject="ann", issuer="test", tenant="acme", roles=frozenset({"worker"}))
+Step = Literal["open", "remember", "close", "refuse"]
+Behaviour = Literal["does", "refuses", "bug before send", "bug after send", "unknown", "hangs", "bad result"]
+RULES = """
+p, W1, allow, worker, acme, desk.*, *, -, -, -
+p, W2, deny,  worker, acme, desk.write, write, args.amount > 100, -, -
+"""
+
+
+class Amount(BaseModel):
+    amount: int
+
+
+class Receipt(BaseModel):
+    number: int
+
+
+@dataclass
+class Desk:
+    """The system: it does what `behaviour` says, and counts what it did."""
+
+    behaviour: Behaviour = "does"
+    effects: int = 0
+    asked: int = 0
+    keys: list[str] = field(default_factory=list[str])
+    hold: asyncio.Event | None = None
+    """When set, an operation waits for it before it sends."""
+    at_work: asyncio.Event = field(default_factory=asyncio.Event)
+    marks_sending = True
+
+    @asynccontextmanager
+    async def session(self, credential: Credential | None, sending: Sending) -> AsyncGenerator["Desk"]:
+        del credential, sending
+        yield self
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def work(self, amount: Amount, context: Context["Desk"]) -> Receipt:
+        """Do what was asked."""
+        self.asked += 1
+        self.keys.append(context.idempotency_key)
+        self.at_work.set()
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.behaviour == "bug before send":
+            raise RuntimeError("a bug")
+        if self.behaviour == "refuses":
+            raise NothingDone("busy", "try later", retryable=True)
+        context.sending()
+        self.effects += 1
+        match self.behaviour:
+            case "bug after send":
+                raise RuntimeError("a bug")
+            case "unknown":
+                raise OutcomeUnknown("the line broke")
+            case "hangs":
+                await asyncio.sleep(60)
+            case "bad result":
+                return Receipt.model_construct(number="none")  # type: ignore[arg-type]
+            case _:
+                pass
+        return Receipt(number=amount.amount)
+
+
+class Purse:
+    """The vault: it lends one secret, unless it is empty."""
+
+    def __init__(self) -> None:
+        self.empty = False
+        self.lent = 0
+
+    @asynccontextmanager
+    async def borrow(self, tool: Tool, call: Call) -> AsyncGenerator[Lease | None]:
+        del tool
+        if self.empty:
+            raise CredentialUnavailable("no_credential", "the purse is empty", retryable=True)
+        self.lent += 1
+        yield Lease(id=call.id, secret=SecretStr("s"), static=True)
+
+
+@dataclass
+class FailingLedger:
+    """The real ledger, until a step loses its disk."""
+
+    inner: SqlLedger
+    failing: set[Step] = field(default_factory=set[Step])
+
+    def _at(self, step: Step) -> None:
+        if step in self.failing:
+            raise LedgerUnavailable("the disk is gone")
+
+    async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
+        self._at("open")
+        return await self.inner.open(call, tool, decision)
+
+    async def remember(self, opened: Opened, value: JsonObject) -> None:
+        self._at("remember")
+        await self.inner.remember(opened, value)
+
+    async def close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> int:
+        self._at("close")
+        return await self.inner.close(call, tool, opened, outcome)
+
+    async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
+        self._at("refuse")
+        return await self.inner.refuse(call, tool, refused, decision)
+
+
+@dataclass
+class Rig:
+    """The gate, and what a test may turn."""
+
+    gateway: Gateway
+    desk: Desk
+    purse: Purse
+    ledger: FailingLedger
+    shield: Shield
+    database: Path
+
+    async def call(
+        self,
+        tool: str = "desk.write",
+        amount: object = 1,
+        *,
+        key: str | None = None,
+        caller: Caller = ANN,
+        again: bool = False,
+        at: datetime | None = None,
+    ) -> Answer:
+        return await self.gateway.carry_out(
+            Call(
+                id=new_call_id(),
+                caller=caller,
+                tool=tool,
+                arguments={"amount": amount},  # type: ignore[dict-item]
+                received_at=at or now(),
+                key=key,
+                again=again,
+            )
+        )
+
+
+@asynccontextmanager
+async def rig(
+    folder: Path, *, seconds: float = 5.0, without_key: WithoutKey = "allow"
+) -> AsyncGenerator[Rig]:
+    """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
+    desk, purse, shield = Desk(), Purse(), Shield()
+    tools = [
+        _tool(effect, desk, seconds, without_key if effect != "read" else "allow")
+        for effect in ("read", "write", "destroy")
+    ]
+    rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
+    database = folder / "ledger.db"
+    writer = SqliteWriter(database)
+    ledger = FailingLedger(SqlLedger(writer, now=now, rulebook=lambda: rulebook))
+    gateway = Gateway(
+        rulebook=lambda: rulebook, ledger=ledger, vault=purse, tools=AdapterTools(now=now), shield=shield
+    )
+    try:
+        yield Rig(gateway, desk, purse, ledger, shield, database)
+    finally:
+        await shield.drain()
+        writer.close()
+
+
+def _policy(folder: Path) -> CasbinPolicy:
+    policies = folder / "policies"
+    policies.mkdir(exist_ok=True)
+    (policies / "model.conf").write_text((REPO / "policies" / "model.conf").read_text("utf-8"), "utf-8")
+    (policies / "rules.csv").write_text(RULES, "utf-8")
+    text, faults = read_policy(policies)
+    assert text is not None, faults
+    return CasbinPolicy(text)
+
+
+def _tool(effect: Effect, desk: Desk, timeout: float, without_key: WithoutKey) -> AdmittedTool:
+    operation = Operation(
+        name=effect, description="Work.", input_model=Amount, output_model=Receipt, run=desk.work
+    )
+    return AdmittedTool(
+        name=f"desk.{effect}",
+        wire_name=f"desk_{effect}",
+        system="desk",
+        operation=effect,
+        title=effect,
+        description="Work.",
+        terms=Terms(
+            effect=effect,
+            timeout=timeout,
+            duplicates="none",
+            without_key=without_key,
+            capture="full",
+            scopes=frozenset(),
+            credential="agent",
+        ),
+        input=Schema(closed(Amount.model_json_schema())),
+        output=Schema(Receipt.model_json_schema(mode="serialization")),
+        credential=CredentialRole(secret="s", sign_in="bearer"),
+        run_by=operation,
+        connector=desk,
+    )

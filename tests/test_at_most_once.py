@@ -1,0 +1,198 @@
+"""Keys, repetitions and crashes: what makes a call happen at most once, across processes and deaths."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.gate_on_scripted_system import ANN, rig
+from toolgate.core.outcome import Done, Failed, Refused, Unknown
+from toolgate.main import now
+
+pytestmark = pytest.mark.anyio
+KEY = "a-key-of-16-chars-or-more"
+
+
+async def test_concurrent_calls_under_one_key_have_one_effect(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        answers = await asyncio.gather(*(gate.call(key=KEY) for _ in range(32)))
+
+    assert gate.desk.effects == 1
+    codes = {a.outcome.code if isinstance(a.outcome, Refused) else a.outcome.kind for a in answers}
+    assert codes <= {"done", "in_progress"}
+    assert len({answer.call_id for answer in answers}) == 1
+
+
+async def test_the_same_key_with_other_arguments_is_a_conflict(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        await gate.call(amount=1, key=KEY)
+        other = await gate.call(amount=2, key=KEY)
+
+    assert isinstance(other.outcome, Refused)
+    assert other.outcome.code == "idempotency_conflict"
+    assert gate.desk.effects == 1
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        ANN.model_copy(update={"subject": "eve"}),
+        ANN.model_copy(update={"issuer": "another"}),
+    ],
+)
+async def test_a_key_means_nothing_to_another_caller(tmp_path: Path, stranger: object) -> None:
+    async with rig(tmp_path) as gate:
+        first = await gate.call(key=KEY)
+        second = await gate.call(key=KEY, caller=stranger)  # type: ignore[arg-type]
+
+    assert not second.replayed
+    assert second.call_id != first.call_id
+
+
+async def test_a_failed_call_may_be_asked_again_under_its_key_and_is_the_same_call(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        gate.desk.behaviour = "refuses"
+        failed = await gate.call(key=KEY)
+        gate.desk.behaviour = "does"
+        done = await gate.call(key=KEY)
+
+    assert isinstance(failed.outcome, Failed)
+    assert isinstance(done.outcome, Done)
+    assert done.call_id == failed.call_id
+    assert gate.desk.keys == [failed.call_id, failed.call_id], "the system gets one key for both attempts"
+
+
+async def test_an_unknown_outcome_is_never_run_again_by_itself(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        gate.desk.behaviour = "unknown"
+        await gate.call(key=KEY)
+        gate.desk.behaviour = "does"
+        again = await gate.call(key=KEY)
+
+    assert isinstance(again.outcome, Unknown)
+    assert again.replayed
+    assert gate.desk.effects == 1
+
+
+async def test_a_guarded_call_without_a_key_is_not_run_twice(tmp_path: Path) -> None:
+    async with rig(tmp_path, without_key="guard") as gate:
+        first = await gate.call()
+        repeated = await gate.call()
+        insisted = await gate.call(again=True)
+        other = await gate.call(amount=2)
+        later = await gate.call(amount=2, at=now() + timedelta(seconds=601))
+
+    assert isinstance(repeated.outcome, Refused)
+    assert repeated.outcome.code == "duplicate_suspected"
+    assert first.call_id in repeated.outcome.detail
+    assert all(isinstance(answer.outcome, Done) for answer in (first, insisted, other, later))
+    assert gate.desk.effects == 4
+
+
+async def test_a_guarded_call_says_what_became_of_the_first(tmp_path: Path) -> None:
+    async with rig(tmp_path, without_key="guard") as gate:
+        gate.desk.behaviour = "unknown"
+        await gate.call(amount=1)
+        unknown = await gate.call(amount=1)
+        gate.desk.hold = asyncio.Event()
+        running = asyncio.ensure_future(gate.call(amount=2))
+        gate.desk.at_work.clear()
+        await gate.desk.at_work.wait()
+        busy = await gate.call(amount=2)
+        gate.desk.hold.set()
+        await running
+
+    assert isinstance(unknown.outcome, Refused)
+    assert "unknown outcome" in unknown.outcome.detail
+    assert isinstance(busy.outcome, Refused)
+    assert "still running" in busy.outcome.detail
+
+
+@pytest.mark.parametrize("key", ["short", "x" * 256, "sixteen-chars-é-and-more", "sixteen-chars\nand-more"])
+async def test_a_key_must_be_16_to_255_printable_characters(tmp_path: Path, key: str) -> None:
+    async with rig(tmp_path) as gate:
+        answer = await gate.call(key=key)
+
+    assert isinstance(answer.outcome, Refused)
+    assert answer.outcome.code == "bad_idempotency_key"
+    assert key not in answer.outcome.detail
+
+
+async def test_a_call_whose_gate_was_killed_is_unknown_and_not_run_again(tmp_path: Path) -> None:
+    program = _DIES_AFTER_ITS_INTENT.format(folder=str(tmp_path), key=KEY)
+    died = subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[1])
+    assert died.returncode == -signal.SIGKILL
+
+    async with rig(tmp_path) as gate:
+        soon = await gate.call(key=KEY)
+        late = await gate.call(key=KEY, at=now() + timedelta(seconds=40))
+
+    assert isinstance(soon.outcome, Refused)
+    assert soon.outcome.code == "in_progress", "its owner might still come back"
+    assert isinstance(late.outcome, Unknown)
+    assert late.outcome.code == "owner_lost"
+    assert gate.desk.asked == 0
+
+
+_DIES_AFTER_ITS_INTENT = """
+import asyncio, os, signal
+from pathlib import Path
+from tests.gate_on_scripted_system import rig
+
+async def main():
+    async with rig(Path({folder!r})) as gate:
+        gate.desk.hold = asyncio.Event()
+        asyncio.ensure_future(gate.call(key={key!r}))
+        await gate.desk.at_work.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def test_one_key_has_one_effect_across_processes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(3) as pool:
+        effects = pool.map(_race, [str(tmp_path)] * 3)
+
+    assert sum(effects) == 50, "50 keys, each sent by all three processes"
+
+
+def _race(folder: str) -> int:
+    async def main() -> int:
+        mine = Path(folder) / f"{os.getpid()}"
+        mine.mkdir()
+        (mine / "ledger.db").symlink_to(Path(folder) / "ledger.db")
+        (mine / "ledger.db.lock").symlink_to(Path(folder) / "ledger.db.lock")
+        async with rig(mine) as gate:
+            await asyncio.gather(*(gate.call(key=f"{KEY}-{number}") for number in range(50)))
+        return gate.desk.effects
+
+    return asyncio.run(main())
+
+
+async def test_entries_are_gapless_and_cannot_be_changed(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        await asyncio.gather(*(gate.call(amount=n) for n in range(40)))
+
+    query = "SELECT idx, body FROM ledger_entry ORDER BY idx"
+    rows = _sqlite(tmp_path, query)
+    assert [row[0] for row in rows] == list(range(80))
+    assert {json.loads(row[1])["kind"] for row in rows} == {"intent", "outcome"}
+    for change in ("UPDATE ledger_entry SET subject = 'eve'", "DELETE FROM ledger_entry"):
+        with pytest.raises(Exception, match="never changed"):
+            _sqlite(tmp_path, change)
+
+
+def _sqlite(folder: Path, statement: str) -> list[tuple[int, bytes]]:
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        return connection.execute(statement).fetchall()

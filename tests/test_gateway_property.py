@@ -1,0 +1,122 @@
+"""The gateway under arbitrary outcomes, faults and hang-ups: the design's table, and at most once."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.gate_on_scripted_system import Behaviour, Rig, Step, rig
+from toolgate.backends.sql_records import SqlRecords
+from toolgate.core.outcome import Answer, Done, Failed, Refused, Unknown
+
+KEY = "one-key-for-all-its-attempts"
+behaviours = st.sampled_from(get_args(Behaviour))
+steps = st.sets(st.sampled_from(get_args(Step)), max_size=2)
+amounts = st.sampled_from([1, 100, 101, "seven"])
+hang_ups = st.sampled_from(["never", "before the send", "after the send"])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    tool=st.sampled_from(["desk.read", "desk.write", "desk.destroy", "desk.nothing"]),
+    behaviour=behaviours,
+    failing=steps,
+    amount=amounts,
+    keyed=st.booleans(),
+    empty=st.booleans(),
+    hang_up=hang_ups,
+)
+def test_an_outcome_says_what_happened_to_the_world_and_a_key_has_one_effect(
+    tool: str,
+    behaviour: Behaviour,
+    failing: set[Step],
+    amount: object,
+    keyed: bool,
+    empty: bool,
+    hang_up: str,
+) -> None:
+    async def story(folder: Path) -> None:
+        async with rig(folder, seconds=0.15) as gate:
+            gate.desk.behaviour, gate.ledger.failing, gate.purse.empty = behaviour, failing, empty
+            key = KEY if keyed else None
+            first = await _call(gate, tool, amount, key, hang_up)
+            if first is not None:
+                _agrees_with_the_world(first, gate, failing)
+            effects = gate.desk.effects
+            assert effects <= 1
+            await _asked_again(gate, tool, amount, first)
+            if effects and keyed:
+                assert gate.desk.effects == 1, "a key never has a second effect"
+        _recorded(folder, gate, failing)
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(story(Path(folder)))
+
+
+async def _call(gate: Rig, tool: str, amount: object, key: str | None, hang_up: str) -> Answer | None:
+    """Make a call; a caller that hangs up gets no answer, and the call still reaches its end."""
+    if hang_up == "never":
+        return await gate.call(tool, amount, key=key)
+    gate.desk.hold = asyncio.Event()
+    calling = asyncio.ensure_future(gate.call(tool, amount, key=key))
+    at_work = asyncio.ensure_future(gate.desk.at_work.wait())
+    await asyncio.wait({calling, at_work}, return_when=asyncio.FIRST_COMPLETED)
+    at_work.cancel()
+    if calling.done():
+        return calling.result()
+    if hang_up == "after the send":
+        gate.desk.hold.set()
+        while not (gate.desk.effects or calling.done() or gate.desk.behaviour in _ENDS_BEFORE):
+            await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait({calling})
+    gate.desk.hold.set()
+    await gate.shield.drain()
+    return None if calling.cancelled() else calling.result()
+
+
+def _agrees_with_the_world(answer: Answer, gate: Rig, failing: set[Step]) -> None:
+    effects = gate.desk.effects
+    match answer.outcome:
+        case Refused():
+            assert gate.desk.asked == 0, "what is refused is never asked of the system"
+            assert answer.entry is not None
+        case Failed():
+            assert effects == 0 or answer.outcome.code in _READ_ENDS, "failed means: nothing was done"
+        case Done(value=value):
+            assert effects == 1
+            assert set(value) == {"number"}
+        case Unknown():
+            assert effects <= 1
+    if answer.entry is None:
+        assert failing & {"open", "refuse"}, "only a lost disk leaves an answer without an entry"
+        assert effects == 0, "and then nothing was done"
+    if "close" in failing and effects:
+        assert isinstance(answer.outcome, Unknown), "a result whose end is not recorded is withheld"
+
+
+async def _asked_again(gate: Rig, tool: str, amount: object, first: Answer | None) -> None:
+    gate.ledger.failing, gate.purse.empty, gate.desk.behaviour = set(), False, "does"
+    asked = gate.desk.asked
+    again = await gate.call(tool, amount, key=KEY)
+    if isinstance(first, Answer) and isinstance(first.outcome, Done) and again.replayed:
+        assert again.outcome == first.outcome
+        assert again.entry == first.entry
+        assert gate.desk.asked == asked, "a replay asks the system nothing"
+
+
+def _recorded(folder: Path, gate: Rig, failing: set[Step]) -> None:
+    """After all is over: every effect has an intent, and every intent an end unless its write was lost."""
+    calls = SqlRecords(folder / "ledger.db").calls(most=100, subject=None, tool=None)
+    acted = [call for call in calls if call.end in {"done", "open"} or call.end_entry is not None]
+    assert len(acted) >= gate.desk.effects
+    if "close" not in failing:
+        assert all(call.end != "open" for call in calls)
+
+
+_ENDS_BEFORE = ("refuses", "bug before send")
+_READ_ENDS = {"timeout", "upstream_error", "upstream_unknown", "bad_result"}
+"""How a read fails after it was sent: the scripted system counts its answer, but a read changes nothing."""

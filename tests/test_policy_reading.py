@@ -1,0 +1,248 @@
+"""What the keeper of the policy is told about its files: every line is understood, or all is refused."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolgate.backends.casbin_policy import MODEL, CasbinPolicy, model_faults
+from toolgate.backends.policy_files import PolicyText, read_policy
+from toolgate.core.errors import Fault
+
+RULE = "p, R1, allow, support, acme, crm.*, read, -, -, -\n"
+REFERENCE = "see docs/reference/policy.md"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A policy of one rule."""
+    (tmp_path / "model.conf").write_text(MODEL, "utf-8")
+    (tmp_path / "rules.csv").write_text(RULE, "utf-8")
+    return tmp_path
+
+
+def read(folder: Path) -> PolicyText:
+    text, faults = read_policy(folder)
+    assert faults == []
+    assert text is not None
+    return text
+
+
+def faults_of(folder: Path, rules: str) -> list[Fault]:
+    """Read `rules` in place of the one rule."""
+    (folder / "rules.csv").write_text(rules, "utf-8")
+    text, faults = read_policy(folder)
+    assert text is None, "with any fault there is no policy"
+    return faults
+
+
+def rule(
+    head: str = "p, X1, deny, support, acme, crm.*, write", *, when: str = "-", unless: str = "-"
+) -> str:
+    return f"{head}, {when}, {unless}, -"
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "problem", "remedy"),
+    [
+        ("\ufeff" + RULE, "line 1, column 1", "byte-order mark", "save it without one"),
+        (RULE.replace("p,", "P,", 1), "line 1, column 1", "not 'P'", "correct it"),
+        ("policy, x", "line 1, column 1", "not 'policy'", "put # before a comment"),
+        (rule("p, X1, Deny, support, acme, crm.*, write"), "line 1, column 8", "'Deny'", "allow or deny"),
+        (rule("p, X1, deny, support, acme, crm.*, Write"), "line 1, column 36", "'Write'", "destroy or *"),
+        (rule("p, X1, deny, support, acme, crm.*, send"), "line 1, column 36", "'send'", "read, write"),
+        ("p, X1, allow, support, acme, crm.*, read, -, -", "line 1, column 1", "has 9 cells, not 10", "id,"),
+        (RULE.strip() + ", -", "line 1, column 1", "has 11 cells, not 10", "an empty one is written -"),
+        (rule(when='"args.a == 1'), "line 1, column 1", "not proper CSV", "a quote inside it is written"),
+        (rule(when='"args.a" == 1'), "line 1, column 1", "not proper CSV", 'quote a whole cell: "a, b"'),
+        (rule("p, 1X, deny, support, acme, crm.*, write"), "line 1, column 4", "'1X'", REFERENCE),
+        (rule("p, X1, deny, a b, acme, crm.*, write"), "line 1, column 14", "'a b'", REFERENCE),
+        (rule("p, X1, deny, group:x, acme, crm.*, write"), "line 1, column 14", "'group:x'", REFERENCE),
+        (rule("p, X1, deny, support, ac*, crm.*, write"), "line 1, column 23", "'ac*'", REFERENCE),
+        (rule("p, X1, deny, support, acme, CRM.*, write"), "line 1, column 29", "'CRM.*'", REFERENCE),
+        (rule("p, X1, deny, support, acme, , write"), "line 1, column 29", "''", REFERENCE),
+        (rule(when="amount > 5"), "line 1, column 43", "unknown name amount", REFERENCE),
+        (rule(when="args.a.startswith('x')"), "line 1, column 43", "unknown function startswith", REFERENCE),
+        (rule(when="args.a >"), "line 1, column 43", "the condition: ", REFERENCE),
+        (rule(when="args.l.all(i, i > 0)".replace(",", ";")), "line 1, column 43", "iterate", REFERENCE),
+        (rule(when=f"args.a == '{'x' * 1000}'"), "line 1, column 43", "at most 1000 characters", REFERENCE),
+        (
+            rule("p, X1, allow, support, acme, crm.*, write", unless="approval:boss"),
+            "line 1, column 47",
+            "the unless cell is 'approval:boss'",
+            "an allow only -",
+        ),
+        (rule(unless="approval:"), "line 1, column 46", "the unless cell", "approval:ROLE"),
+        (rule(unless="boss"), "line 1, column 46", "the unless cell is 'boss'", "approval:ROLE"),
+        (rule().removesuffix("-") + "mask:x", "line 1, column 49", "no obligations", "write -"),
+        ("g, user:a, lead", "line 1, column 1", "has 3 cells, not 4", "who, role, tenant"),
+        ("g, *, lead, acme", "line 1, column 4", "never given to all", "name it"),
+        ("g, user:a, *, acme", "line 1, column 12", "never given to all", "name it"),
+        ("g, user:a, lead, *", "line 1, column 18", "never given to all", "name it"),
+        ("g, user:a, user:b, acme", "line 1, column 12", "'user:b'", REFERENCE),
+        ("g2, crm.a", "line 1, column 1", "has 2 cells, not 3", "tool, group"),
+        ("g2, crm.*, group", "line 1, column 5", "'crm.*'", REFERENCE),
+        ("g2, *, group", "line 1, column 5", "'*'", REFERENCE),
+        ("g2, Crm.a, group", "line 1, column 5", "'Crm.a'", REFERENCE),
+        ("g2, crm.a, Group", "line 1, column 12", "'Group'", REFERENCE),
+    ],
+)
+def test_a_line_that_is_not_understood_is_told_with_its_place_and_what_to_do(
+    folder: Path, line: str, place: str, problem: str, remedy: str
+) -> None:
+    (fault,) = faults_of(folder, line)
+
+    assert fault.file == "policies/rules.csv"
+    assert fault.place == place
+    assert problem in fault.problem
+    assert remedy in fault.remedy
+
+
+@pytest.mark.parametrize("macro", ["all", "exists", "exists_one", "existsOne", "map", "filter"])
+@pytest.mark.parametrize(
+    "condition",
+    ["args.l.{}(args, args > 0)", "args.l . {} (args, true)", r"r'\' == args.x || args.l.{}(args, args)"],
+)
+def test_a_condition_that_iterates_is_refused_however_it_is_written(
+    folder: Path, condition: str, macro: str
+) -> None:
+    (fault,) = faults_of(folder, rule(when=f'"{condition.format(macro)}"'))
+
+    assert f"cannot iterate with {macro}()" in fault.problem
+
+
+def test_an_id_that_is_there_twice_is_told_with_the_other_place(folder: Path) -> None:
+    (folder / "more.csv").write_text("# more\n" + RULE, "utf-8")
+
+    (fault,) = faults_of(folder, RULE)
+
+    assert str(fault) == (
+        "policies/rules.csv: line 1, column 4: the id 'R1' is already used in more.csv line 2 "
+        "(give it an id of its own)"
+    )
+
+
+def test_all_faults_of_all_files_are_told_at_once(folder: Path) -> None:
+    (folder / "model.conf").unlink()
+    (folder / "more.csv").write_text("x\n", "utf-8")
+
+    faults = faults_of(folder, "p, 1, Allow, *, *, *, any, x, y, z\n" + RULE.replace("p,", "q,"))
+
+    assert [(fault.file, fault.place) for fault in faults] == [
+        ("policies/model.conf", "file"),
+        ("policies/more.csv", "line 1, column 1"),
+        *(("policies/rules.csv", f"line 1, column {column}") for column in (4, 7, 23, 28, 31, 34)),
+        ("policies/rules.csv", "line 2, column 1"),
+    ]
+
+
+def test_an_odd_quote_before_a_fault_is_told_and_not_stumbled_over(folder: Path) -> None:
+    faults = faults_of(folder, 'p, X"1, nope, *, acme, crm.*, any, args.a == "x, approval, with')
+
+    assert [fault.place for fault in faults] == [
+        f"line 1, column {column}" for column in (4, 9, 31, 36, 50, 60)
+    ]
+
+
+@pytest.mark.parametrize("name", ["rules.csv", "model.conf"])
+def test_a_file_that_is_not_utf8_is_told_by_name(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"# caf\xe9\n")
+
+    text, faults = read_policy(folder)
+
+    assert text is None
+    assert [(fault.file, fault.place) for fault in faults] == [(f"policies/{name}", "file")]
+
+
+@pytest.mark.parametrize("rules", ["", "# nothing yet\n\n", "g, user:a, lead, acme\ng2, crm.a, group\n"])
+def test_a_policy_without_a_rule_is_refused(folder: Path, rules: str) -> None:
+    (fault,) = faults_of(folder, rules)
+
+    assert str(fault) == "policies/rules.csv: file: there is no rule (add one; none means no)"
+
+
+def test_a_folder_that_is_not_there_has_no_policy(tmp_path: Path) -> None:
+    text, faults = read_policy(tmp_path / "nothing")
+
+    assert text is None
+    assert [fault.file for fault in faults] == ["policies/model.conf"]
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [("!some(where (p.eft == deny))", "true"), ("!lifted(p.unless, r.ctx) && ", ""), ("g = ", "\ufeffg = ")],
+)
+def test_another_model_than_the_shipped_one_is_refused(folder: Path, there: str, instead: str) -> None:
+    (folder / "model.conf").write_text(MODEL.replace(there, instead), "utf-8")
+
+    (fault,) = model_faults(read(folder))
+
+    assert fault.file == "policies/model.conf"
+    assert "toolgate init" in fault.remedy
+
+
+def test_comments_and_spaces_in_the_model_are_free(folder: Path) -> None:
+    (folder / "model.conf").write_text("# ours\n\n" + MODEL.replace("\n", "  \n"), "utf-8")
+
+    assert model_faults(read(folder)) == []
+
+
+def test_casbin_installed_over_pycasbin_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = tmp_path / "site" / "casbin-1.0.dist-info"
+    stranger.mkdir(parents=True)
+    (stranger / "METADATA").write_text("Metadata-Version: 2.1\nName: casbin\nVersion: 1.0\n", "utf-8")
+    monkeypatch.setattr(sys, "path", [str(stranger.parent), *sys.path])
+
+    (fault,) = model_faults(read(folder))
+
+    assert "casbin is installed over pycasbin" in fault.problem
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_comments_empty_lines_and_any_line_ends_are_fine(folder: Path, end: str) -> None:
+    (folder / "rules.csv").write_bytes(f"# who{end}{end}  # and what{end}{RULE.strip()}{end}".encode())
+
+    assert [found.id for found in read(folder).rules] == ["R1"]
+
+
+def test_a_quoted_cell_may_hold_commas_and_quotes_and_stand_in_a_column_of_its_own(folder: Path) -> None:
+    line = 'p,\tX1, deny, support, acme, crm.*, write,\t"args.kind in [""a"", ""b""]"  , "-" , -\n'
+    (folder / "rules.csv").write_text(line, "utf-8")
+
+    (found,) = read(folder).rules
+
+    assert found.when is not None
+    assert found.when.text == 'args.kind in ["a", "b"]'
+    assert found.cells[-3:] == (found.when.text, "-", "-")
+
+
+def test_a_quote_inside_an_unquoted_cell_is_a_part_of_it(folder: Path) -> None:
+    (folder / "rules.csv").write_text(rule(when='args.kind == "a"') + "\n", "utf-8")
+
+    (found,) = read(folder).rules
+
+    assert found.when is not None
+    assert found.when.text == 'args.kind == "a"'
+
+
+def test_further_files_join_by_name(folder: Path) -> None:
+    (folder / "zebra.csv").write_text(RULE.replace("R1", "R3"), "utf-8")
+    (folder / "acme.csv").write_text(
+        RULE.replace("R1", "R0") + "g, lead, support, acme\ng2, crm.a, group\n", "utf-8"
+    )
+
+    text = read(folder)
+
+    assert [found.id for found in text.rules] == ["R0", "R1", "R3"]
+    assert text.roles == (("lead", "support", "acme"),)
+    assert text.groups == (("crm.a", "group"),)
+
+
+def test_every_change_of_a_file_is_another_version_and_reading_again_is_not(folder: Path) -> None:
+    first = CasbinPolicy(read(folder)).digest
+    again = CasbinPolicy(read(folder)).digest
+    (folder / "rules.csv").write_text(RULE + "# a comment\n", "utf-8")
+
+    assert first == again != read(folder).digest

@@ -1,0 +1,102 @@
+"""A deployment as it runs in production: others issue tokens, and changes are taken up when asked."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+
+from tests.serving import Served, call_body, serving
+from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
+
+pytestmark = pytest.mark.anyio
+
+ISSUERS = f"""
+[[issuers]]
+issuer = "{ISSUER}"
+jwks_file = "{PUBLIC_KEYS}"
+algorithms = ["EdDSA"]
+tenant_claim = "tenant"
+tenants = ["home"]
+roles_claim = "roles"
+
+[[issuers]]
+issuer = "https://id.example.com"
+jwks_uri = "http://127.0.0.1:9/jwks"
+tenant = "home"
+"""
+
+
+@pytest.fixture
+def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A deployment whose keystore opens with a passphrase, and that trusts one issuer's published keys."""
+    monkeypatch.setenv("TOOLGATE_PASSPHRASE", "correct horse battery staple")
+    root = tmp_path / "root"
+    subprocess.run([sys.executable, "-m", "toolgate", "init", str(root)], check=True, capture_output=True)
+    settings = root / "toolgate.toml"
+    text = settings.read_text("utf-8").replace('mode = "dev"', 'mode = "production"')
+    settings.write_text(text + ISSUERS, "utf-8")
+    return root
+
+
+async def test_a_token_of_a_trusted_issuer_is_good_and_none_is_minted_here(production: Path) -> None:
+    with serving(production) as gate:
+        reply = gate.post(call_body("notes_search", {}))
+        metadata = httpx2.get(f"{gate.url.removesuffix('/mcp')}/.well-known/oauth-protected-resource/mcp")
+    command = [sys.executable, "-m", "toolgate", "token", "--root", str(production)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert reply.status_code == 200
+    assert metadata.json()["authorization_servers"] == ["https://id.example.com"]
+    assert refused.returncode == 1
+    assert "dev mode only" in refused.stderr
+    assert "DEV MODE" not in (production / "serve.log").read_text("utf-8")
+
+
+async def test_a_change_on_the_disk_is_taken_up_on_sighup_and_not_before(production: Path) -> None:
+    with serving(production) as gate:
+        before = _version(gate)
+        rules = production / "policies" / "rules.csv"
+        more = "p, N09, allow, reader, home, notes.add, write, -, -, -\n"
+        rules.write_text(rules.read_text("utf-8") + more)
+        assert _version(gate) == before
+        os.kill(gate.process.pid, signal.SIGHUP)
+        with anyio.fail_after(10):
+            while _version(gate) == before:
+                await anyio.sleep(0.02)
+
+
+def test_without_the_passphrase_nothing_is_served(production: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOOLGATE_PASSPHRASE")
+    command = [sys.executable, "-m", "toolgate", "serve", "--root", str(production)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert refused.returncode == 1
+    assert "set TOOLGATE_PASSPHRASE" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+async def test_tools_come_in_pages_that_together_are_all(root: Path) -> None:
+    settings = root / "toolgate.toml"
+    settings.write_text("page_size = 1\n" + settings.read_text("utf-8"), "utf-8")
+    with serving(root) as gate:
+        async with gate.client() as client:
+            names: list[str] = []
+            cursor = None
+            while True:
+                page = await client.list_tools(cursor=cursor)
+                names += [tool.name for tool in page.tools]
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+
+    assert names == ["notes_add", "notes_remove", "notes_search"]
+
+
+def _version(gate: Served) -> str:
+    said: dict[str, str] = httpx2.get(f"{gate.url.removesuffix('/mcp')}/readyz").json()
+    return said["version"]
