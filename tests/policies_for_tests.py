@@ -136,4 +136,6 @@ def _rule(cells: tuple[str, ...]) -> Rule:
         action=action,
         when=None if when == "-" else Condition(when),
         approver=None if unless == "-" else unless.partition(":")[2],
+        file="rules.csv",
+        line=1,
     )

@@ -18,7 +18,7 @@ from toolgate.adapter import (
 from toolgate.testing import Tried, try_look_up, try_operation
 
 pytestmark = pytest.mark.anyio
-SECRET = "canary-user:canary-password"  # noqa: S105
+SECRET = "canary-user:canary-password"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def no_model(wanted: int, context: HttpContext) -> Ticket:
     raise NotImplementedError
 
 
-async def no_result(wanted: Wanted, context: HttpContext):  # type: ignore[no-untyped-def] # noqa: ANN201
+async def no_result(wanted: Wanted, context: HttpContext):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Read."""
     raise NotImplementedError
 

@@ -21,7 +21,7 @@ from toolgate.adapter import (
 from toolgate.adapter.http import HttpConnector
 
 pytestmark = pytest.mark.anyio
-SECRET = "canary-user:canary-password"  # noqa: S105
+SECRET = "canary-user:canary-password"
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ async def test_a_refusal_means_that_the_request_did_nothing(
     desk: Desk,
     status: int,
     code: str,
-    retryable: bool,  # noqa: FBT001
+    retryable: bool,
 ) -> None:
     with pytest.raises(NothingDone) as refused:
         await ask(desk, "POST", f"status/{status}")

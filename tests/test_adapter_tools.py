@@ -176,7 +176,7 @@ async def test_what_cannot_be_remembered_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("marks_sending", [True, False])
-async def test_a_caller_who_hung_up_before_the_begin_starts_nothing(marks_sending: bool) -> None:  # noqa: FBT001
+async def test_a_caller_who_hung_up_before_the_begin_starts_nothing(marks_sending: bool) -> None:
     world = World([done], marks_sending=marks_sending)
 
     outcome = await run(world, act=an_act(HangUp(seen=True)))

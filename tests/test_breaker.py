@@ -98,7 +98,8 @@ async def test_after_the_rest_one_call_tries_it_and_its_success_opens_the_way(ga
     gate.clock.seconds += REST_SECONDS
     probe = asyncio.create_task(gate.call())
     await begun.wait()
-    assert in_words(await gate.call()) == RESTING, "one tries it, not all"
+    async with asyncio.timeout(5):
+        assert in_words(await gate.call()) == RESTING, "one tries it, not all"
 
     answer.set()
     assert (await probe).kind == "done"
@@ -116,7 +117,7 @@ async def test_a_probe_without_an_answer_lets_it_rest_again(gate: Gate) -> None:
 @pytest.mark.parametrize(("hang_up", "id_"), [(True, 1), (False, 100)])
 async def test_a_call_that_asked_nothing_of_the_system_says_nothing_about_it(
     gate: Gate,
-    hang_up: bool,  # noqa: FBT001
+    hang_up: bool,
     id_: int,
 ) -> None:
     await gate.fall_silent()

@@ -163,6 +163,7 @@ def test_tokens_are_minted_in_dev_mode_only_and_with_the_key(monkeypatch: pytest
     assert "make a new deployment with toolgate init" in faults("token")
 
     monkeypatch.setenv("TOOLGATE_MODE", "production")
+    monkeypatch.setenv("TOOLGATE_PUBLIC_URL", "https://gate.example/mcp")
     issuer = {"issuer": "https://id.example", "jwks_uri": "https://id.example/jwks", "tenant": "home"}
     monkeypatch.setenv("TOOLGATE_ISSUERS", json.dumps([issuer]))
     assert "tokens are minted here in dev mode only" in faults("token")

@@ -48,7 +48,7 @@ def test_an_outcome_says_what_happened_to_the_world_and_a_key_has_one_effect(
             effects = gate.desk.effects
             assert effects <= 1
             await _asked_again(gate, tool, amount, first)
-            if effects and keyed:
+            if effects and keyed and tool != "desk.read":
                 assert gate.desk.effects == 1, "a key never has a second effect"
         _recorded(folder, gate, failing)
 

@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written_is_told(keystore: Keystore, path: Path)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("role", [CredentialRole(secret="crm", sign_in="bearer"), None])  # noqa: S106
+@pytest.mark.parametrize("role", [CredentialRole(secret="crm", sign_in="bearer"), None])
 async def test_a_call_is_lent_the_secret_of_its_tools_role_and_no_other(
     keystore: Keystore, role: CredentialRole | None
 ) -> None:

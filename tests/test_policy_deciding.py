@@ -83,7 +83,7 @@ def test_the_shipped_policy_judges_each_case_as_it_reads_aloud(
     [
         (AGENT, GRANT, 51, "amount at most 50 (rule S05)"),
         (LEAD, GRANT, 501, "amount at most 500"),
-        (AGENT, GRANT, 251, "amount at most 250"),
+        (AGENT, GRANT, 251, "amount at most 50 (rule S05)"),
         (LEAD, CLOSE, 1, ""),
         (AUDITOR, CREATE, 1, ""),
         (AGENT, GRANT, 50, ""),
@@ -115,9 +115,9 @@ def test_a_refusal_names_the_nearest_bound_that_would_be_kept(
 def test_a_refusal_names_bounds_only_where_a_rule_states_them_plainly(
     effect: str, when: str, allowed: str
 ) -> None:
-    always: Row = ("allow", "*", "*", "crm.f*", "write", "-", "-")
+    otherwise: Row = ("allow", "*", "*", "crm.f*", "read" if effect == "deny" else "write", "-", "-")
 
-    decision = judge([(effect, "*", "*", "*", "*", when, "-"), always]).decide(AGENT, FIND, {})
+    decision = judge([(effect, "*", "*", "*", "*", when, "-"), otherwise]).decide(AGENT, FIND, {})
 
     assert (decision.verdict, decision.allowed) == ("deny", allowed)
 

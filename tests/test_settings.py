@@ -17,6 +17,7 @@ issuer = "https://id.example.com"
 jwks_uri = "https://id.example.com/jwks"
 tenant = "acme"
 """
+PRODUCTION = 'mode = "production"\npublic_url = "https://gate.example.com/mcp"\n'
 CALLER = '[callers.mia]\nsubject = "mia"\ntenant = "home"\n'
 NO_SUCH = "there is no such setting"
 LIKE = "an address like https://gate.example.com/mcp is expected"
@@ -58,7 +59,14 @@ def faults_of(root: Path, text: str) -> list[Fault]:
         (DEV + '[callers.mia]\nsubject = ""\ntenant = "home"', "callers.mia.subject", "at least 1"),
         (DEV + CALLER + 'role = "x"', "callers.mia.role", "Extra inputs are not permitted"),
         (DEV + CALLER.replace("tenant", "#"), "callers.mia.tenant", "Field required"),
-        ('mode = "production"', "issuers", "no issuer is trusted"),
+        ('mode = "production"\npublic_url = "https://g.example/mcp"', "issuers", "no issuer is trusted"),
+        ('mode = "production"\n' + ISSUER, "public_url", "nobody can tell"),
+        (DEV + "port = 0", "public_url", "nobody can tell"),
+        (
+            PRODUCTION + ISSUER.replace("https://id.example.com/", "http://id.example.com/"),
+            "issuers https://id.example.com",
+            "use https",
+        ),
         (DEV + ISSUER + ISSUER, "issuers", "'https://id.example.com' is there twice"),
         (DEV + ISSUER + 'jwks_file = "k"', "issuers.0", "exactly one of jwks_uri and jwks_file"),
         (DEV + ISSUER.replace("jwks_uri", "# "), "issuers.0", "exactly one of jwks_uri and jwks_file"),
@@ -208,7 +216,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_parts_that_do_not_fit_each_other_are_told_at_once(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, 'mode = "production"\nlocal_caller = "mia"\nprot = 1\n')
 
-    assert [fault.place for fault in faults] == ["prot", "local_caller", "issuers"]
+    assert [fault.place for fault in faults] == ["prot", "local_caller", "issuers", "public_url"]
 
 
 def test_settings_do_not_change_once_they_are_read(tmp_path: Path) -> None:

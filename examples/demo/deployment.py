@@ -24,7 +24,6 @@ CALLERS = {"support-agent": "ann", "support-lead": "ben", "auditor": "ada"}
 
 SETTINGS = """\
 mode = "dev"
-public_url = "http://127.0.0.1:{port}/mcp"
 port = {port}
 policies = {policies}
 local_caller = "support-agent"

@@ -1,6 +1,7 @@
 """Builds all parts of a gate and hands them to each other. Nothing else reaches for a part."""
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -14,9 +15,9 @@ from toolgate.backends.casbin_policy import CasbinPolicy, model_faults
 from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
 from toolgate.backends.keystore import Keystore, KeystoreVault
 from toolgate.backends.manifest_catalog import Registry
-from toolgate.backends.policy_files import read_policy
+from toolgate.backends.policy_files import read_policy, unknown_tools
 from toolgate.backends.sql_ledger import SqlLedger
-from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.backends.sqlite_writer import SqliteWriter, fault_in_database
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
 from toolgate.core.identity import TrustedIssuer
@@ -72,8 +73,11 @@ class Examined:
             await self.registry.aclose()
 
 
-def examine(root: Path) -> Examined:
-    """Open the parts of the deployment under `root`, and find everything that is wrong with them."""
+def examine(root: Path, *, to_serve: bool) -> Examined:
+    """Open the parts of the deployment under `root`, and find everything that is wrong with them.
+
+    Without `to_serve` nothing is written: the ledger's database is looked at and not opened.
+    """
     try:
         settings = read_settings(root)
     except Misconfigured as error:
@@ -82,7 +86,8 @@ def examine(root: Path) -> Examined:
     found.registry = Registry(root / settings.registry, root)
     found.rulebook, faults = read_rulebook(root, settings, found.registry)
     found.keystore, locked = _open_keystore(root, settings)
-    found.writer, closed = _open_writer(root / settings.database)
+    database = root / settings.database
+    found.writer, closed = _open_writer(database) if to_serve else (None, _database_faults(database))
     found.faults = [*faults, *locked, *closed, *_issuer_faults(root, settings)]
     if found.rulebook is not None and found.keystore is not None:
         found.faults += _missing_secrets(found.rulebook, found.keystore)
@@ -96,7 +101,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
     Raises:
         Misconfigured: with every fault that was found.
     """
-    found = examine(root)
+    found = examine(root, to_serve=True)
     shield = Shield()
     try:
         if (
@@ -135,6 +140,8 @@ def read_rulebook(root: Path, settings: Settings, registry: Registry) -> tuple[R
     faults += more
     if policy is not None:
         faults += model_faults(policy)
+    if policy is not None and catalog is not None:
+        faults += unknown_tools(policy, {tool.name for tool in catalog.tools})
     if catalog is None or policy is None or faults:
         return None, faults
     return Rulebook(catalog=catalog, policy=CasbinPolicy(policy)), []
@@ -184,8 +191,22 @@ def _open_writer(database: Path) -> tuple[SqliteWriter | None, list[Fault]]:
         database.parent.mkdir(parents=True, exist_ok=True)
         return SqliteWriter(database), []
     except (LedgerUnavailable, OSError) as error:
-        remedy = "make its folder writable, or set database to another file"
-        return None, [Fault(database.name, "file", str(error), remedy)]
+        return None, [_database_fault(database, str(error))]
+
+
+def _database_faults(database: Path) -> list[Fault]:
+    """Say what would keep the ledger's database from being opened, without opening it for writing."""
+    if database.exists():
+        problem = fault_in_database(database)
+        return [_database_fault(database, problem)] if problem else []
+    folder = next(folder for folder in database.absolute().parents if folder.exists())
+    if os.access(folder, os.W_OK | os.X_OK):
+        return []
+    return [_database_fault(database, f"{folder} is not writable")]
+
+
+def _database_fault(database: Path, problem: str) -> Fault:
+    return Fault(database.name, "file", problem, "make its folder writable, or set database to another file")
 
 
 def _missing_secrets(rulebook: Rulebook, keystore: Keystore) -> list[Fault]:

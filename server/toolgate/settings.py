@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -50,8 +51,8 @@ class Settings(BaseSettings):
 
     mode: Literal["dev", "production"]
     """`dev` adds an issuer of tokens whose key lies in a file, and follows changes on the disk."""
-    public_url: Annotated[str, AfterValidator(_canonical_uri)] = "http://127.0.0.1:8080/mcp"
-    """Where clients find this server: its canonical URI, and the audience that tokens must have."""
+    public_url: Annotated[str, AfterValidator(_canonical_uri)] | None = None
+    """Where clients find this server, when that is not `http://host:port/mcp`: behind a proxy, say."""
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     allowed_hosts: tuple[str, ...] = ()
@@ -73,6 +74,12 @@ class Settings(BaseSettings):
     """Which of them calls over `--stdio`, and where `--as` is not given."""
     passphrase: SecretStr | None = Field(default=None, exclude=True)
     """Opens the keystore. From the environment only: it does not belong in the file."""
+
+    @property
+    def resource(self) -> str:
+        """This server's canonical URI, and the audience that tokens must have (RFC 8707)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}/mcp"
 
     @classmethod
     def settings_customise_sources(
@@ -153,12 +160,27 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
     if settings.mode == "production" and not settings.issuers:
         problem = "in production mode somebody must issue tokens, and no issuer is trusted"
         faults.append(Fault(FILE, "issuers", problem, "add an [[issuers]] table"))
+    if settings.public_url is None and (settings.mode == "production" or not settings.port):
+        problem = "nobody can tell from host and port what clients and tokens call this server"
+        faults.append(Fault(FILE, "public_url", problem, "say it: https://gate.example.com/mcp"))
+    faults += [
+        Fault(FILE, f"issuers {issuer.issuer}", "its keys come over http, which anybody can change", "use https")
+        for issuer in settings.issuers
+        if settings.mode == "production" and _is_open_to_change(issuer.jwks_uri)
+    ]
     names = [issuer.issuer for issuer in settings.issuers]
     faults += [
         Fault(FILE, "issuers", f"{name!r} is there twice", "remove one")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
     return faults
+
+
+def _is_open_to_change(address: str | None) -> bool:
+    """Whether keys would travel unprotected over a network."""
+    if address is None or not address.startswith("http:"):
+        return False
+    return urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}
 
 
 def _faults(error: ValidationError) -> list[Fault]:

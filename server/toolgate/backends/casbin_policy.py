@@ -139,13 +139,14 @@ class CasbinPolicy:
 
     def _nearest(self, hit: Sequence[str], candidates: Sequence[Rule], facts: Facts) -> str:
         """Say the bounds within which a call like this one is allowed, where rules state them plainly."""
-        if hit:
+        allows = [rule for rule in candidates if rule.effect == "allow"]
+        if hit and any(rule.when is None or rule.when.holds(facts) for rule in allows):
             when = self._rules[hit[-1]].when
             return when.bounds(opposite=True) if when else ""
         near = [
             (rule.when.bounds(), rule.id)
-            for rule in candidates
-            if rule.effect == "allow" and rule.when and not rule.when.holds(facts)
+            for rule in allows
+            if rule.when and not rule.when.holds(facts)
         ]
         return ", or ".join(f"{bounds} (rule {id_})" for bounds, id_ in near if bounds)
 

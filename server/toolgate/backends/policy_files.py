@@ -5,6 +5,7 @@ before it, and so turns a typo in a deny into an allow.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -44,6 +45,8 @@ class Rule:
     when: Condition | None
     approver: str | None
     """The role whose approval lifts a deny; None when nothing does."""
+    file: str
+    line: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,26 @@ def read_policy(folder: Path) -> tuple[PolicyText | None, list[Fault]]:
         groups=tuple(found.groups),
         digest=digest(texts),
     ), []
+
+
+def unknown_tools(text: PolicyText, admitted: Collection[str]) -> list[Fault]:
+    """Tell each tool that a rule or a group names and no manifest admits: such a deny would deny nothing."""
+    known = {*admitted, *(group for _, group in text.groups)}
+    faults = [
+        _unknown_tool(f"policies/{rule.file}", f"line {rule.line}", rule.tool)
+        for rule in text.rules
+        if "*" not in rule.tool and rule.tool not in known
+    ]
+    return faults + [
+        _unknown_tool("policies", f"the g2 row of {group}", tool)
+        for tool, group in text.groups
+        if tool not in known
+    ]
+
+
+def _unknown_tool(file: str, place: str, tool: str) -> Fault:
+    problem = f"no manifest admits a tool {tool!r}, and no group is called so"
+    return Fault(file=file, place=place, problem=problem, remedy="correct it, or remove the row")
 
 
 class _Line:
@@ -159,6 +182,8 @@ class _Line:
                 action=action,
                 when=condition,
                 approver=approver,
+                file=self._file.name,
+                line=self._number,
             )
             self._found.rules.append(rule)
 

@@ -70,8 +70,8 @@ class SqlLedger:
                 if maybe is None:
                     return self._claim_again(batch, call, tool, decision, earlier)
                 answer = maybe
-            self._append_repeat(batch, call, tool, decision, answer)
-            return answer
+            entry = self._append_repeat(batch, call, tool, decision, answer)
+            return answer if answer.replayed else answer.model_copy(update={"entry": entry})
 
         return await self._writer.write(work)
 
@@ -169,14 +169,12 @@ class SqlLedger:
             remembered=_read_json(earlier["remembered"]) or {},
         )
 
-    def _append_repeat(
-        self, batch: Batch, call: Call, tool: Tool, decision: Decision, answer: Answer
-    ) -> None:
-        """An answer out of memory is an event too: who got it, and what it pointed at."""
+    def _append_repeat(self, batch: Batch, call: Call, tool: Tool, decision: Decision, answer: Answer) -> int:
+        """Record an answer out of memory: who got it, and what it points at."""
         outcome = answer.outcome
         status = outcome.code if isinstance(outcome, Refused) else "replayed"
         body = self._body("repeat", call, tool, answer.call_id) | _judged(decision)
-        batch.append(_columns(body | {"status": status, "answered_with": answer.entry}), [])
+        return batch.append(_columns(body | {"status": status, "answered_with": answer.entry}), [])
 
     def _intent(
         self, call: Call, tool: Tool, decision: Decision, call_id: str, attempt: int

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Engine, create_engine, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, func, insert, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Prepared, Stored
@@ -207,6 +207,30 @@ def reader(path: Path) -> Engine:
     return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
 
 
+def fault_in_database(path: Path) -> str | None:
+    """Say why an existing file cannot hold the ledger, or None; it is only read."""
+    try:
+        with reader(path).connect() as connection:
+            version = _version(connection)
+    except SQLAlchemyError as error:
+        return f"{path.name} cannot be read as a database ({_cause(error)})"
+    return None if version in {None, SCHEMA_VERSION} else _foreign(path, version)
+
+
+def _version(connection: Connection) -> int | None:
+    """Give the schema version of a database; None for one that is empty."""
+    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    tables: int = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
+    return version if version or tables else None
+
+
+def _foreign(path: Path, version: int | None) -> str:
+    return (
+        f"{path.name} has schema version {version}, this program knows {SCHEMA_VERSION}; "
+        "use the program that wrote it, or move the file away"
+    )
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.row_factory = sqlite3.Row
@@ -219,15 +243,11 @@ def _prepare(path: Path) -> None:
     """Make the tables in an empty file; refuse one that another version has made."""
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
     with engine.begin() as connection:
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        version = _version(connection)
         if version == SCHEMA_VERSION:
             return
-        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
-        if version or tables:
-            raise LedgerUnavailable(
-                f"{path.name} has schema version {version}, this program knows {SCHEMA_VERSION}; "
-                "use the program that wrote it, or move the file away"
-            )
+        if version is not None:
+            raise LedgerUnavailable(_foreign(path, version))
         Stored.metadata.create_all(connection)
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
     path.chmod(0o600)
@@ -256,6 +276,8 @@ def _resolve(jobs: list[_Job[Any]]) -> None:
 
 def _cause(error: BaseException) -> str:
     """Name a fault without a statement's parameters, which may hold what must not be shown."""
+    if isinstance(error, DBAPIError):
+        return f"{error.orig}"
     if isinstance(error, sqlite3.Error | OSError | LedgerUnavailable):
         return f"{error}"
     return type(error).__name__

@@ -11,7 +11,7 @@ from toolgate.main import examine
 
 def check(root: Root = HERE, as_json: AsJson = False) -> None:  # noqa: FBT002 - a command's flag
     """Say everything that serve would refuse, with file, place and remedy. Exits 1 when there is anything."""
-    found = examine(root)
+    found = examine(root, to_serve=False)
     asyncio.run(found.aclose())
     if found.faults or found.rulebook is None:
         print_faults(found.faults, as_json=as_json)

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 from urllib.parse import urlsplit
@@ -24,8 +26,9 @@ from toolgate.backends.jwt_callers import JwtCallers
 from toolgate.cli.local import local_caller
 from toolgate.cli.output import HERE, AsJson, Root, err
 from toolgate.core.call import Caller
+from toolgate.core.errors import Fault, Misconfigured
 from toolgate.main import House, new_call_id, now, open_house, trusted_issuers
-from toolgate.settings import Settings
+from toolgate.settings import FILE, Settings
 from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
 from toolgate.web.http import HttpEdge, http_app
 from toolgate.web.mcp_server import Edge, McpServer, RequestContext
@@ -43,6 +46,7 @@ def serve(
 ) -> None:
     """Serve MCP clients over Streamable HTTP; with --stdio, one that started this process."""
     _log_to_stderr(as_json=as_json)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     if stdio:
         uvloop.run(_serve_stdio(root, as_))
     else:
@@ -52,7 +56,7 @@ def serve(
 async def _serve_http(root: Path) -> None:
     async with open_house(root) as house:
         settings = house.settings
-        callers = JwtCallers(trusted_issuers(settings), audience=settings.public_url, root=root)
+        callers = JwtCallers(trusted_issuers(settings), audience=settings.resource, root=root)
         mcp = _mcp_server(house, _caller_in)
         with _listening(settings) as listening:
             port: int = listening.getsockname()[1]
@@ -143,18 +147,26 @@ def _stamp(house: House) -> list[tuple[str, int]]:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.create_server((settings.host, settings.port), family=family, backlog=1024) as opened:
+    try:
+        opened = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        place = f"host {settings.host}, port {settings.port}"
+        remedy = "stop what uses it, or set TOOLGATE_PORT (the address of this server changes with it)"
+        raise Misconfigured(
+            [Fault(FILE, place, f"cannot be listened on: {error.strerror}", remedy)]
+        ) from error
+    with opened:
         yield opened
 
 
 def _resource(settings: Settings) -> ProtectedResource:
     issuers = [issuer.issuer for issuer in trusted_issuers(settings) if issuer.issuer != ISSUER]
-    return ProtectedResource(uri=settings.public_url, issuers=issuers, scopes=())
+    return ProtectedResource(uri=settings.resource, issuers=issuers, scopes=())
 
 
 def _hosts(settings: Settings, port: int) -> TransportSecuritySettings:
     """Which `Host` and `Origin` values are ours; everything else is refused, whatever the bind address."""
-    hosts = [urlsplit(settings.public_url).netloc, *settings.allowed_hosts]
+    hosts = [urlsplit(settings.resource).netloc, *settings.allowed_hosts]
     if settings.host in {"127.0.0.1", "localhost", "::1"}:
         hosts += [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"]
     return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=list(settings.allowed_origins))
@@ -165,13 +177,28 @@ def _greet(settings: Settings, port: int) -> None:
     if settings.mode == "dev":
         said = " DEV MODE: anyone who can read keys/dev-issuer.pem can sign in as anybody. "
         console.print(Text(said, style="bold white on red"))
-    console.print(f"Toolgate serves {settings.public_url} (listening on {settings.host}:{port})")
+    console.print(f"Toolgate serves {settings.resource} (listening on {settings.host}:{port})")
 
 
 def _log_to_stderr(*, as_json: bool) -> None:
     handler: logging.Handler = RichHandler(console=err(), show_path=False, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))
     if as_json:
         handler = logging.StreamHandler()
-        line = '{"at":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s","message":"%(message)s"}'
-        handler.setFormatter(logging.Formatter(line))
+        handler.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, whatever is in the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)

@@ -26,7 +26,7 @@ def token(
     caller = named_caller(settings, name, ISSUER)
     seconds = round(hours * 3600)
     try:
-        minted = mint(root, caller, audience=settings.public_url, seconds=seconds)
+        minted = mint(root, caller, audience=settings.resource, seconds=seconds)
     except OSError as error:
         remedy = "make a new deployment with toolgate init"
         raise Misconfigured([Fault("keys", "dev-issuer.pem", str(error), remedy)]) from error

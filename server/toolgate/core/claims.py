@@ -116,7 +116,8 @@ def _in_words(earlier: EarlierCall, call: Call) -> str:
         case None if call.received_at < earlier.lapses_at:
             return f"is still running (call {earlier.call_id})"
         case _:
-            return f"has an unknown outcome (call {earlier.call_id}); reconcile it first"
+            unknown = f"has an unknown outcome (call {earlier.call_id})"
+            return f"{unknown}; look in the system itself whether it happened"
 
 
 def _refused(earlier: EarlierCall, code: str, detail: str) -> Answer:

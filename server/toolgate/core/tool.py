@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from toolgate.adapter.context import Effect, SignIn
 from toolgate.core.arguments import Schema
@@ -44,6 +44,13 @@ class CredentialRole(Record):
     """The name of the secret where leases come from: a keystore entry."""
     sign_in: SignIn
     header: str = ""
+    """The header that carries it, for `sign_in = "header"` and only there."""
+
+    @model_validator(mode="after")
+    def _header_where_it_is_used(self) -> "CredentialRole":
+        if (self.sign_in == "header") == (not self.header):
+            raise ValueError('say header for sign_in = "header", and only there')
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

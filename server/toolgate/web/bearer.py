@@ -28,10 +28,15 @@ class ProtectedResource:
     """The least that a client should ask for; a refused call names what else it needs."""
 
     @property
+    def metadata_path(self) -> str:
+        """Where on this server its metadata is (RFC 9728, section 3.1)."""
+        return METADATA_PATH + urlsplit(self.uri).path
+
+    @property
     def metadata_url(self) -> str:
-        """Where its metadata is (RFC 9728, section 3.1)."""
+        """The address of its metadata."""
         parts = urlsplit(self.uri)
-        return urlunsplit((parts.scheme, parts.netloc, METADATA_PATH + parts.path, "", ""))
+        return urlunsplit((parts.scheme, parts.netloc, self.metadata_path, "", ""))
 
     def metadata(self) -> Response:
         """Give the metadata document (RFC 9728, section 2)."""

@@ -58,7 +58,7 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
         routes=[
             Route(ENDPOINT, endpoint),
             Route(METADATA_PATH, metadata),
-            Route(f"{METADATA_PATH}{ENDPOINT}", metadata),
+            Route(edge.resource.metadata_path, metadata),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
         ],
