@@ -151,7 +151,7 @@ async def done(context: Context[World]) -> Given:
     return Given(id=7)
 
 
-def fails(error: Exception, sends: int = 0) -> Step:
+def fails(error: BaseException, sends: int = 0) -> Step:
     async def step(context: Context[World]) -> Given:
         for _ in range(sends):
             context.sending()

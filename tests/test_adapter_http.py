@@ -54,6 +54,14 @@ async def ask(
         await connector.aclose()
 
 
+async def test_a_credential_never_leaves_for_another_host(desk: Desk) -> None:
+    credential = Credential(secret=SecretStr(SECRET), sign_in="bearer")
+    with open_desk() as other:
+        with pytest.raises(ValueError, match="another host"):
+            await ask(desk, "GET", f"{other.url}tickets/1", credential)
+        assert other.asked == []
+
+
 @pytest.mark.parametrize(
     ("sign_in", "header", "sent"),
     [

@@ -28,7 +28,7 @@ from toolgate_adapters.roundup import change, comment, create, read, roundup, se
 
 pytestmark = pytest.mark.anyio
 
-PASSWORD = "a-password-for-tests"  # noqa: S105
+PASSWORD = "a-password-for-tests"
 SEEDED = 40
 
 

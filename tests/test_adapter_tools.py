@@ -1,5 +1,6 @@
 """Whatever an adapter does becomes an outcome that says what has happened to the world."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,13 @@ async def test_an_operation_gets_what_the_contract_says() -> None:
     assert (context.client, context.idempotency_key, context.remembered) == (world, "c1", {"token": "t"})
     assert (context.deadline - the_time()).total_seconds() == 60
     assert world.signed_in == [Credential(secret=SecretStr("s"), sign_in="header", header="X-Key")]
+
+
+async def test_an_operation_that_cancels_itself_is_an_error_like_any_other() -> None:
+    assert (
+        in_words(await run(World([fails(asyncio.CancelledError("odd"))]))) == "failed upstream_error, again"
+    )
+    assert in_words(await run(World([fails(asyncio.CancelledError("odd"), 1)]))) == "unknown upstream_error"
 
 
 async def test_a_tool_without_a_role_is_not_signed_in() -> None:

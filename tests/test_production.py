@@ -38,7 +38,8 @@ def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "root"
     subprocess.run([sys.executable, "-m", "toolgate", "init", str(root)], check=True, capture_output=True)
     settings = root / "toolgate.toml"
-    text = settings.read_text("utf-8").replace('mode = "dev"', 'mode = "production"')
+    production = 'mode = "production"\npublic_url = "http://127.0.0.1:8080/mcp"'
+    text = settings.read_text("utf-8").replace('mode = "dev"', production)
     settings.write_text(text + ISSUERS, "utf-8")
     return root
 

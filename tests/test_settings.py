@@ -65,7 +65,7 @@ def faults_of(root: Path, text: str) -> list[Fault]:
         (
             PRODUCTION + ISSUER.replace("https://id.example.com/", "http://id.example.com/"),
             "issuers https://id.example.com",
-            "use https",
+            "over http",
         ),
         (DEV + ISSUER + ISSUER, "issuers", "'https://id.example.com' is there twice"),
         (DEV + ISSUER + 'jwks_file = "k"', "issuers.0", "exactly one of jwks_uri and jwks_file"),

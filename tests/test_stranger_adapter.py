@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Generator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -109,12 +110,17 @@ def desk() -> Generator[Desk]:
 def gate(starter: Path, desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     folder = tmp_path_factory.mktemp("stranger")
     _install(folder / "plugins")
-    root = Path(shutil.copytree(starter, folder / "root"))
+    root = _admitting(desk, starter, folder / "root")
+    with serving(root, folder / "plugins") as served:
+        yield served
+
+
+def _admitting(desk: Desk, starter: Path, root: Path) -> Path:
+    shutil.copytree(starter, root)
     (root / "registry" / "desk.toml").write_text(MANIFEST.format(port=desk.port), "utf-8")
     (root / "policies" / "desk.csv").write_text("p, K1, allow, member, home, desk.*, *, -, -, -\n", "utf-8")
     Keystore(root / "keys" / "keystore.json", passphrase=None, dev=True).set("desk", SecretStr(SECRET))
-    with serving(root, folder / "plugins") as served:
-        yield served
+    return root
 
 
 def _install(plugins: Path) -> None:
@@ -210,3 +216,27 @@ async def test_a_caller_that_hangs_up_after_the_send_changes_nothing_about_the_r
         while any(call.end == "open" for call in records.calls(most=5, subject=None, tool="desk.place")):
             await anyio.sleep(0.01)
     assert records.calls(most=1, subject=None, tool="desk.place")[0].end == "done"
+
+
+async def test_a_gate_that_is_told_to_end_finishes_what_it_has_sent(
+    starter: Path, tmp_path: Path, desk: Desk
+) -> None:
+    _install(tmp_path / "plugins")
+    root = _admitting(desk, starter, tmp_path / "root")
+    desk.answer_slow.clear()
+    desk.heard.clear()
+    async with anyio.create_task_group() as group:
+        with serving(root, tmp_path / "plugins") as gate:
+            body = call_body("desk_place", {"item": "slow"})
+            group.start_soon(
+                partial(anyio.to_thread.run_sync, partial(gate.post, body, Mcp_Name="desk_place"))
+            )
+            with anyio.fail_after(10):
+                while not desk.heard:
+                    await anyio.sleep(0.01)
+            gate.process.terminate()
+            desk.answer_slow.set()
+            assert await anyio.to_thread.run_sync(partial(gate.process.wait, 20)) == 0
+
+    (call,) = SqlRecords(root / "data" / "toolgate.db").calls(most=5, subject=None, tool="desk.place")
+    assert call.end == "done"

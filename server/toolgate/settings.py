@@ -164,7 +164,9 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
         problem = "nobody can tell from host and port what clients and tokens call this server"
         faults.append(Fault(FILE, "public_url", problem, "say it: https://gate.example.com/mcp"))
     faults += [
-        Fault(FILE, f"issuers {issuer.issuer}", "its keys come over http, which anybody can change", "use https")
+        Fault(
+            FILE, f"issuers {issuer.issuer}", "its keys come over http, which anybody can change", "use https"
+        )
         for issuer in settings.issuers
         if settings.mode == "production" and _is_open_to_change(issuer.jwks_uri)
     ]

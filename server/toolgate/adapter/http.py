@@ -49,6 +49,8 @@ class HttpConnector:
             raise ValueError(first_fault(error, "[system]")) from error
         if self._options.base_url.username or self._options.base_url.password:
             raise ValueError("[system] base_url: it holds a user; name a credential role instead")
+        self._base_url = httpx.URL(str(self._options.base_url))
+        self._origin = _origin(self._base_url)
         limits = httpx.Limits(max_connections=self._options.max_connections)
         self._pool = _KeptOpen(httpx.AsyncHTTPTransport(limits=limits))
 
@@ -59,12 +61,14 @@ class HttpConnector:
         """Lend a client that signs in with `credential`, follows no redirect and reads no environment."""
 
         async def mark(request: httpx.Request) -> None:
+            if _origin(request.url) != self._origin:
+                raise ValueError("an operation may not send its credential to another host")
             if _can_have_effect(request):
                 sending()
 
         async with httpx.AsyncClient(
             transport=self._pool,
-            base_url=str(self._options.base_url),
+            base_url=self._base_url,
             headers=self._options.headers,
             auth=_sign_in(credential),
             follow_redirects=False,
@@ -118,6 +122,10 @@ def _sign_in(credential: Credential | None) -> httpx.Auth | None:
             return _Header("Authorization", f"Bearer {secret}")
         case "header":
             return _Header(credential.header, secret)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _can_have_effect(request: httpx.Request) -> bool:

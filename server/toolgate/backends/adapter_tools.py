@@ -101,8 +101,18 @@ class AdapterTools:
             return await _operate(tool, act, sends, deadline)
         except TimeoutError:
             raise
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            return _meaning_of(RuntimeError(f"it cancelled itself: {error}"), tool, act, sends)
         except Exception as error:  # noqa: BLE001 - an adapter is foreign code and may raise anything
             return _meaning_of(error, tool, act, sends)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels this task; an adapter may raise the same error by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:

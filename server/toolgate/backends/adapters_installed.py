@@ -18,10 +18,13 @@ def adapter_named(name: str) -> tuple[Adapter[Any] | None, str]:
         packages = ", ".join(sorted(point.value for point in found))
         return None, f"adapter {name!r} is brought by more than one package: {packages}"
     try:
-        adapter = next(iter(found)).load()
+        adapter: Any = next(iter(found)).load()
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything at import
         return None, f"adapter {name!r} cannot be imported: {type(error).__name__}: {error}"
-    if not isinstance(adapter, Adapter):
+    if not _is_adapter(adapter):
         return None, f"the entry point {name!r} is a {type(adapter).__name__}, not an Adapter"
-    loaded: Adapter[Any] = adapter
-    return loaded, ""
+    return adapter, ""
+
+
+def _is_adapter(loaded: object) -> bool:
+    return isinstance(loaded, Adapter)

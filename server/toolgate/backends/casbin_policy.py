@@ -143,11 +143,7 @@ class CasbinPolicy:
         if hit and any(rule.when is None or rule.when.holds(facts) for rule in allows):
             when = self._rules[hit[-1]].when
             return when.bounds(opposite=True) if when else ""
-        near = [
-            (rule.when.bounds(), rule.id)
-            for rule in allows
-            if rule.when and not rule.when.holds(facts)
-        ]
+        near = [(rule.when.bounds(), rule.id) for rule in allows if rule.when and not rule.when.holds(facts)]
         return ", or ".join(f"{bounds} (rule {id_})" for bounds, id_ in near if bounds)
 
 

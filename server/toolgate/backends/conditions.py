@@ -71,7 +71,9 @@ class Condition:
             self._program = cel.compile(text)
         except ValueError as error:
             first = str(error).partition("\n")[0]
-            raise ValueError(first.partition("ERROR: ")[2].partition(" expecting ")[0] or "it cannot be parsed") from error
+            raise ValueError(
+                first.partition("ERROR: ")[2].partition(" expecting ")[0] or "it cannot be parsed"
+            ) from error
         named = self._program.references()
         if strangers := set(named["variables"]) - _ROOTS - _TYPES:
             names = ", ".join(sorted(strangers))

@@ -92,7 +92,10 @@ def _stored_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | No
             return _stretched(origin, passphrase)
         case "file":
             if not dev:
-                raise _locked("its key is in a file, which is for dev mode only; make a new keystore")
+                raise _locked(
+                    f"its key is in a file, which is for dev mode only; move {keystore.name} away, set "
+                    "TOOLGATE_PASSPHRASE, and set each secret anew: toolgate secrets set NAME"
+                )
             return _from_file(keystore.with_name(origin.name))
 
 

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeAlias, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, func, insert, select
+from sqlalchemy import URL, Connection, Engine, create_engine, func, insert, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -204,7 +205,8 @@ class SqliteWriter:
 
 def reader(path: Path) -> Engine:
     """Open `path` for reading only: such a connection never checkpoints, not even as the last to close."""
-    return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    return create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
 
 
 def fault_in_database(path: Path) -> str | None:
@@ -241,7 +243,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 def _prepare(path: Path) -> None:
     """Make the tables in an empty file; refuse one that another version has made."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
     with engine.begin() as connection:
         version = _version(connection)
         if version == SCHEMA_VERSION:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.text import Text
@@ -70,6 +70,15 @@ def _print(answer: Answer) -> None:
         style, said = "green", "already applied" if answer.replayed else "done"
     else:
         err().print(Text(outcome.detail))
+        if hint := _HINTS.get(outcome.code):
+            err().print(Text(hint))
         style, said = "red", f"{outcome.kind}: {outcome.code}"
     entry = "not recorded" if answer.entry is None else f"ledger entry {answer.entry}"
     err().print(Text(f"{said} ({entry}, call {answer.call_id})", style=style))
+
+
+_HINTS: Final = {
+    "idempotency_key_required": "Here: --key KEY",
+    "duplicate_suspected": "Here: --key KEY, or --again",
+}
+"""Refusals speak of MCP; this is how it is said in a shell."""

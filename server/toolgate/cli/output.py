@@ -60,7 +60,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Print rows under a title."""
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column, no_wrap=True)
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
-    out().print(shown)
+    console = out()
+    console.print(shown, width=max(console.width, shown.__rich_measure__(console, console.options).maximum))

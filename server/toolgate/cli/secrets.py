@@ -18,7 +18,13 @@ Name = Annotated[str, typer.Argument(help="The entry's name.")]
 
 @app.command("set")
 def set_(name: Name, root: Root = HERE, as_json: AsJson = False) -> None:  # noqa: FBT002
-    """Add or replace an entry; its secret comes from the terminal or from standard input."""
+    """Add or replace an entry; its secret comes from the terminal or from standard input.
+
+    Where there is no keystore, a new one is made.
+    """
+    settings = read_settings(root)
+    if not (root / settings.keystore).exists():
+        Keystore.create(root / settings.keystore, passphrase=settings.passphrase, dev=settings.mode == "dev")
     keystore = _opened(root)
     if sys.stdin.isatty():
         secret = typer.prompt("Secret", hide_input=True)

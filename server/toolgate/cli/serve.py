@@ -78,10 +78,26 @@ async def _serve_http(root: Path) -> None:
             _greet(settings, port)
             following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
             try:
-                await uvicorn.Server(config).serve(sockets=[listening])
+                await _Server(config).serve(sockets=[listening])
             finally:
                 following.cancel()
                 await callers.aclose()
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told to and leaves the process alive: begun calls still have to be recorded."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take the first signal as a request to finish, a second one as impatience."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
 
 def _caller_in(context: RequestContext) -> Caller:
