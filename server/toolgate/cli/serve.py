@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -76,6 +77,7 @@ async def _serve_http(root: Path) -> None:
                 timeout_graceful_shutdown=30,
             )
             _greet(settings, port)
+            _calm_garbage_collector()
             following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
             try:
                 await _Server(config).serve(sockets=[listening])
@@ -194,6 +196,13 @@ def _greet(settings: Settings, port: int) -> None:
         said = " DEV MODE: anyone who can read keys/dev-issuer.pem can sign in as anybody. "
         console.print(Text(said, style="bold white on red"))
     console.print(f"Toolgate serves {settings.resource} (listening on {settings.host}:{port})")
+
+
+def _calm_garbage_collector() -> None:
+    """Leave what was built at the start alone, and look for cycles less often (docs/decisions/0007)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _log_to_stderr(*, as_json: bool) -> None:
