@@ -5,6 +5,7 @@ empty, and a ledger that can lose its disk at a given step.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -193,7 +194,7 @@ async def rig(
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
     database = folder / "ledger.db"
     writer = SqliteWriter(database)
-    ledger = FailingLedger(SqlLedger(writer, now=now, rulebook=lambda: rulebook))
+    ledger = FailingLedger(SqlLedger(writer, now=now, random=os.urandom, rulebook=lambda: rulebook))
     gateway = Gateway(
         rulebook=lambda: rulebook, ledger=ledger, vault=purse, tools=AdapterTools(now=now), shield=shield
     )

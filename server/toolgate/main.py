@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from toolgate.backends.adapter_tools import AdapterTools
@@ -16,6 +16,7 @@ from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
 from toolgate.backends.keystore import Keystore, KeystoreVault
 from toolgate.backends.manifest_catalog import Registry
 from toolgate.backends.policy_files import read_policy, unknown_tools
+from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sql_ledger import SqlLedger
 from toolgate.backends.sqlite_writer import SqliteWriter, fault_in_database
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
@@ -45,6 +46,7 @@ class House:
     gateway: Gateway
     registry: Registry
     in_force: InForce
+    new_id: Callable[[], str]
 
     def reload(self) -> list[Fault]:
         """Read policy and registry again. With any fault, the ones in force stay in force."""
@@ -113,10 +115,10 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             or found.writer is None
         ):
             raise Misconfigured(found.faults)
-        in_force = InForce(found.rulebook)
+        in_force, random = InForce(found.rulebook), RandomPool()
         gateway = Gateway(
             rulebook=in_force,
-            ledger=SqlLedger(found.writer, now=now, rulebook=in_force),
+            ledger=SqlLedger(found.writer, now=now, random=random.take, rulebook=in_force),
             vault=KeystoreVault(found.keystore),
             tools=AdapterTools(now=now),
             shield=shield,
@@ -127,6 +129,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             gateway=gateway,
             registry=found.registry,
             in_force=in_force,
+            new_id=partial(new_call_id, random.take),
         )
     finally:
         await shield.drain()
@@ -171,9 +174,9 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def new_call_id() -> str:
+def new_call_id(random: Callable[[int], bytes] = os.urandom) -> str:
     """Make an id that nobody can guess and that sorts by time: 48 bits of milliseconds, 80 bits of chance."""
-    return f"c{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"c{time.time_ns() // 1_000_000:012x}{random(10).hex()}"
 
 
 def _open_keystore(root: Path, settings: Settings) -> tuple[Keystore | None, list[Fault]]:

@@ -1,8 +1,5 @@
 """The ledger on SQL tables: every call's intent before its act, its end before its answer."""
 
-import hashlib
-import hmac
-import os
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,6 +19,7 @@ from toolgate.core.claims import (
     answer_under_key,
     state_after,
 )
+from toolgate.core.commitment import SALT_BYTES, commitment
 from toolgate.core.decision import Decision
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Answer, Done, Outcome, OutcomeOf, Refused
@@ -40,16 +38,22 @@ class SqlLedger:
 
     Args:
         now: the clock (UTC).
+        random: gives so many random bytes.
         rulebook: what is in force, for the catalogue's digest in each entry.
     """
 
     def __init__(
-        self, writer: SqliteWriter, *, now: Callable[[], datetime], rulebook: Callable[[], Rulebook]
+        self,
+        writer: SqliteWriter,
+        *,
+        now: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        rulebook: Callable[[], Rulebook],
     ) -> None:
         self._writer = writer
         self._now = now
         self._rulebook = rulebook
-        self._salts = _Salts()
+        self._random = random
 
     async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
@@ -95,7 +99,7 @@ class SqlLedger:
         """Record the end and settle the claim; gives the entry."""
         stored = OutcomeOf.dump_json(outcome)
         value = outcome.value if isinstance(outcome, Done) else None
-        payloads, committed = _commitments({"result": value}, tool.terms.capture, self._salts)
+        payloads, committed = _commitments({"result": value}, tool.terms.capture, self._random)
         status = outcome.kind if isinstance(outcome, Done) else outcome.code
         body = self._body("outcome", call, tool, opened.call_id) | {
             "intent": opened.intent,
@@ -116,7 +120,7 @@ class SqlLedger:
     async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
         """Record that nothing was done, and why; gives the entry."""
         capture: Capture = tool.terms.capture if tool and refused.code != "bad_arguments" else "metadata"
-        payloads, committed = _commitments({"arguments": call.arguments}, capture, self._salts)
+        payloads, committed = _commitments({"arguments": call.arguments}, capture, self._random)
         body = self._body("refusal", call, tool, call.id) | _judged(decision) | committed
         body["status"] = refused.code
         return await self._writer.write(lambda batch: batch.append(_columns(body), payloads))
@@ -179,7 +183,7 @@ class SqlLedger:
     def _intent(
         self, call: Call, tool: Tool, decision: Decision, call_id: str, attempt: int
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        payloads, committed = _commitments({"arguments": call.arguments}, tool.terms.capture, self._salts)
+        payloads, committed = _commitments({"arguments": call.arguments}, tool.terms.capture, self._random)
         body = self._body("intent", call, tool, call_id) | _judged(decision) | committed
         return body | {"status": "opened", "attempt": attempt, "keyed": call.key is not None}, payloads
 
@@ -253,12 +257,9 @@ def _judged(decision: Decision | None) -> dict[str, Any]:
 
 
 def _commitments(
-    values: dict[str, JsonObject | None], capture: Capture, salts: "_Salts"
+    values: dict[str, JsonObject | None], capture: Capture, random: Callable[[int], bytes]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Commit to each value by HMAC-SHA256 under a salt of its own, and keep what `capture` says.
-
-    Without the salt, which can be erased, nobody can test a guess against the commitment.
-    """
+    """Commit to each value under a salt of its own, and keep what `capture` says."""
     payloads: list[dict[str, Any]] = []
     committed: dict[str, Any] = {}
     if capture == "metadata":
@@ -267,25 +268,12 @@ def _commitments(
         if value is None:
             continue
         spelled = canonical(value)
-        salt = salts.take()
-        proof = hmac.digest(salt, field.encode() + b"\0" + spelled, hashlib.sha256).hex()
+        salt = random(SALT_BYTES)
+        proof = commitment(salt, field, spelled)
         committed[field] = {"hmac": proof, "length": len(spelled)}
         kept = capture == "full" or (capture == "arguments" and field == "arguments")
         payloads.append({"field": field, "salt": salt, "value": spelled if kept else None})
     return payloads, committed
-
-
-class _Salts:
-    """Hands out 32 random bytes at a time, asking the operating system for many at once."""
-
-    def __init__(self) -> None:
-        self._pool = b""
-
-    def take(self) -> bytes:
-        if not self._pool:
-            self._pool = os.urandom(32 * 128)
-        salt, self._pool = self._pool[:32], self._pool[32:]
-        return salt
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from toolgate.cli.local import local_caller
 from toolgate.cli.output import HERE, AsJson, Root, err
 from toolgate.core.call import Caller
 from toolgate.core.errors import Fault, Misconfigured
-from toolgate.main import House, new_call_id, now, open_house, trusted_issuers
+from toolgate.main import House, now, open_house, trusted_issuers
 from toolgate.settings import FILE, Settings
 from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
 from toolgate.web.http import HttpEdge, http_app
@@ -122,7 +122,7 @@ async def _serve_stdio(root: Path, name: str | None) -> None:
 
 
 def _mcp_server(house: House, caller_of: Callable[[RequestContext], Any]) -> McpServer:
-    edge = Edge(caller_of=caller_of, new_id=new_call_id, now=now, page_size=house.settings.page_size)
+    edge = Edge(caller_of=caller_of, new_id=house.new_id, now=now, page_size=house.settings.page_size)
     return McpServer(house.gateway, edge)
 
 
