@@ -14,14 +14,18 @@ from toolgate.adapter import Context, Credential, NothingDone, OutcomeUnknown
 from toolgate.adapter.http import RequestRefused
 from toolgate.backends.breaker import Breaker
 from toolgate.backends.manifest_catalog import AdmittedTool
+from toolgate.core.canonical import canonical
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Failed, Outcome, Unknown
 from toolgate.core.ports import Act
+from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
 from toolgate.core.tool import Tool
 
 log = logging.getLogger(__name__)
 
+LARGEST_RESULT: Final = 4_194_304
+"""Bytes of a result; a larger one is the adapter's fault: it should page."""
 FIRST_PAUSE: Final = 0.05
 """Seconds before a read is asked again; doubled each time."""
 
@@ -133,10 +137,18 @@ async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetim
         )
         result = await operation.run(arguments, context)
     value = operation.output_model.model_dump(result, mode="json", by_alias=True)
-    if fault := tool.output.fault_in(value):
+    if fault := tool.output.fault_in(value) or _fault_in_spelling(value):
         log.error("call %s: %s broke its output schema: %s", act.call.id, tool.name, fault)
         return _broken_off(tool, sends, "bad_result", "the adapter's result breaks its own schema")
     return Done(value=value)
+
+
+def _fault_in_spelling(value: JsonObject) -> str | None:
+    try:
+        spelled = canonical(value)
+    except ValueError as error:
+        return f"it cannot be recorded as JSON ({error})"
+    return f"it is larger than {LARGEST_RESULT} bytes" if len(spelled) > LARGEST_RESULT else None
 
 
 def _credential(tool: AdmittedTool, act: Act) -> Credential | None:

@@ -5,20 +5,18 @@ plain enforcer gives the same answers at a scan of every rule.
 """
 
 import ast
-import fnmatch
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Final
 
 import casbin
-from casbin.rbac import RoleManager
 
 from toolgate.backends.conditions import Condition, Facts
 from toolgate.backends.policy_files import NONE, PolicyText, Rule
+from toolgate.backends.policy_index import MOST_REMEMBERED, Roles, RuleIndex, tool_match
 from toolgate.core.call import Caller
 from toolgate.core.decision import Decision, Verdict
 from toolgate.core.errors import Fault
@@ -48,7 +46,6 @@ m = (p.dom == "*" || r.dom == p.dom) && (p.act == "*" || r.act == p.act) \\
 """
 """The one model that this version understands. Read aloud: see docs/reference/policy.md."""
 
-_MOST_REMEMBERED: Final = 50_000
 _MATCHER_NODES: Final = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Compare, ast.Eq, ast.Call,
     ast.Name, ast.Load, ast.Constant,
@@ -75,7 +72,7 @@ class CasbinPolicy:
         self._roles = Roles(text.roles)
         self._groups = Roles((tool, group, "") for tool, group in text.groups)
         self._conditions = {rule.when.text: rule.when for rule in text.rules if rule.when}
-        self._index = _Index(text.rules)
+        self._index = RuleIndex(text.rules)
         self._enforcer = _enforcer(self._roles, self._groups)
         self._rows = self._enforcer.model["p"]["p"]
         self._candidates: dict[tuple[Any, ...], list[Rule]] = {}
@@ -119,7 +116,7 @@ class CasbinPolicy:
         key = (names, caller.tenant, tool.name, tool.terms.effect)
         found = self._candidates.get(key)
         if found is None:
-            if len(self._candidates) >= _MOST_REMEMBERED:
+            if len(self._candidates) >= MOST_REMEMBERED:
                 self._candidates.clear()
             groups = self._groups.closure(tool.name, "")
             found = self._index.rules_for(tool, groups, caller.tenant, names)
@@ -145,72 +142,6 @@ class CasbinPolicy:
             return when.bounds(opposite=True) if when else ""
         near = [(rule.when.bounds(), rule.id) for rule in allows if rule.when and not rule.when.holds(facts)]
         return ", or ".join(f"{bounds} (rule {id_})" for bounds, id_ in near if bounds)
-
-
-class _Index:
-    """Rules by tool, then by tenant, action and who."""
-
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = rules
-        self._places: dict[str, dict[tuple[str, str, str], list[int]]] = {}
-        for place, rule in enumerate(rules):
-            rows = self._places.setdefault(rule.tool, {})
-            rows.setdefault((rule.tenant, rule.action, rule.who), []).append(place)
-        self._patterns = [pattern for pattern in self._places if "*" in pattern]
-
-    def rules_for(self, tool: Tool, groups: frozenset[str], tenant: str, names: frozenset[str]) -> list[Rule]:
-        """Give, in the order of the files, the rules that could match."""
-        sources = {name for name in groups if name in self._places}
-        sources.update(p for p in self._patterns if tool_match(tool.name, p))
-        wanted = [
-            (tenant_, action, who)
-            for tenant_ in (tenant, "*")
-            for action in (tool.terms.effect, "*")
-            for who in (*names, "*")
-        ]
-        places = {
-            place for source in sources for where in wanted for place in self._places[source].get(where, ())
-        }
-        return [self._rules[place] for place in sorted(places)]
-
-
-class Roles(RoleManager):  # type: ignore[misc] # casbin has no types
-    """Who has which role in which tenant, by any number of steps. What it remembers has a bound."""
-
-    def __init__(self, links: Iterable[tuple[str, str, str]]) -> None:
-        self._up: dict[tuple[str, str], list[str]] = {}
-        for who, role, tenant in links:
-            self._up.setdefault((tenant, who), []).append(role)
-        self._known: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
-
-    def of(self, caller: Caller) -> frozenset[str]:
-        """Give every name that a rule can call this caller by."""
-        roles = {role for role in caller.roles if ":" not in role}  # nobody gets a user's rules by a role
-        return self._closed(caller.tenant, frozenset({f"user:{caller.subject}", *roles}))
-
-    def closure(self, name: str, tenant: str) -> frozenset[str]:
-        """Give `name` with all that it belongs to."""
-        return self._closed(tenant, frozenset({name}))
-
-    def has_link(  # pyright: ignore[reportIncompatibleMethodOverride] # casbin passes these by position
-        self, who: Caller | str, role: str, tenant: str = ""
-    ) -> bool:
-        """Answer Casbin's `g`: a caller by its names, anything else by its own."""
-        names = self.of(who) if isinstance(who, Caller) else self.closure(who, tenant)
-        return role in names
-
-    def _closed(self, tenant: str, names: frozenset[str]) -> frozenset[str]:
-        key = (tenant, names)
-        found = self._known.get(key)
-        if found is None:
-            reached, level = set(names), set(names)
-            while level:
-                level = {up for name in level for up in self._up.get((tenant, name), ())} - reached
-                reached |= level
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            found = self._known[key] = frozenset(reached)
-        return found
 
 
 class _Matcher:
@@ -256,16 +187,6 @@ def model_faults(text: PolicyText) -> list[Fault]:
     problem = "the distribution casbin is installed over pycasbin, and both write the same module"
     remedy = "pip uninstall -y casbin pycasbin && pip install pycasbin"
     return [*faults, Fault("this Python environment", "casbin", problem, remedy)]
-
-
-def tool_match(tool: str, pattern: str) -> bool:
-    """Whether `pattern` means `tool`: `*` stands for any text, everything else for itself."""
-    return tool == pattern or ("*" in pattern and _glob(pattern).fullmatch(tool) is not None)
-
-
-@lru_cache(maxsize=8192)
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern))
 
 
 def _when(text: str, effect: str, asking: Asking) -> bool:

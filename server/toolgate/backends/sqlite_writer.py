@@ -24,6 +24,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, func, insert, sel
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from toolgate.backends.ledger_entries import Entry
 from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Prepared, Stored
 from toolgate.core.errors import LedgerUnavailable
 
@@ -58,12 +59,12 @@ class Batch:
         found: sqlite3.Row | None = self.execute(statement, parameters).fetchone()
         return found
 
-    def append(self, entry: dict[str, Any], payloads: list[dict[str, Any]]) -> int:
-        """Add an entry with its payloads, and give its index."""
+    def append(self, entry: Entry) -> int:
+        """Add an entry, and give its index."""
         idx = self._next
         self._next += 1
-        self._entries.append({"idx": idx, **entry})
-        self._payloads.extend({"idx": idx, **payload} for payload in payloads)
+        self._entries.append({"idx": idx, **entry.columns})
+        self._payloads.extend({"idx": idx, **payload} for payload in entry.payloads)
         return idx
 
     def flush(self) -> None:
