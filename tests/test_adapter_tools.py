@@ -65,12 +65,12 @@ async def test_an_operation_gets_what_the_contract_says() -> None:
     assert world.signed_in == [Credential(secret=SecretStr("s"), sign_in="header", header="X-Key")]
 
 
-@pytest.mark.parametrize("title", ["\ud800", "x" * 5_000_000])
-async def test_a_result_that_cannot_be_recorded_is_a_bad_result(title: str) -> None:
+@pytest.mark.parametrize(("title", "code"), [("x" * 5_000_000, "bad_result"), ("\ud800", "upstream_error")])
+async def test_a_result_that_cannot_be_recorded_is_no_result(title: str, code: str) -> None:
     async def answer(_: Context[World]) -> Given:
         return Given(id=7, title=title)
 
-    assert in_words(await run(World([answer]), "read")) == "failed bad_result, again"
+    assert in_words(await run(World([answer]), "read")) == f"failed {code}, again"
 
 
 async def test_an_operation_that_cancels_itself_is_an_error_like_any_other() -> None:
