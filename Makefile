@@ -18,7 +18,11 @@ demo: $(VENV)/.run ## the same, and tell the story as an MCP client; exits 0 onl
 	@$(BIN)/python -m examples.demo.story
 
 test: $(VENV)/.dev ## run the tests (T="-k name" for some)
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest $(if $(T),--no-cov $(T))
+	$(if $(T),,@for part in server adapters; do \
+		total=$$($(BIN)/coverage report --include="$$part/*" --format=total --fail-under=95) || \
+			{ echo "branch coverage of $$part: $$total %, less than 95 %"; exit 1; }; \
+		echo "branch coverage of $$part: $$total %"; done)
 
 check: $(VENV)/.dev ## format, lint, types, and the rules of the house
 	$(BIN)/ruff format --check

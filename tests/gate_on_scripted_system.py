@@ -130,9 +130,9 @@ class FailingLedger:
         if step in self.failing:
             raise LedgerUnavailable("the disk is gone")
 
-    async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
+    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
         self._at("open")
-        return await self.inner.open(call, tool, decision)
+        return await self.inner.open(call, tool, decision, book)
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         self._at("remember")
@@ -142,9 +142,11 @@ class FailingLedger:
         self._at("close")
         return await self.inner.close(call, tool, opened, outcome)
 
-    async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
+    async def refuse(
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
+    ) -> int:
         self._at("refuse")
-        return await self.inner.refuse(call, tool, refused, decision)
+        return await self.inner.refuse(call, tool, refused, decision, book)
 
 
 @dataclass
@@ -183,7 +185,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    folder: Path, *, seconds: float = 5.0, without_key: WithoutKey = "allow"
+    folder: Path, *, seconds: float = 5.0, without_key: WithoutKey = "allow", patience: float = 10.0
 ) -> AsyncGenerator[Rig]:
     """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
@@ -193,8 +195,8 @@ async def rig(
     ]
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
     database = folder / "ledger.db"
-    writer = SqliteWriter(database)
-    ledger = FailingLedger(SqlLedger(writer, now=now, random=os.urandom, rulebook=lambda: rulebook))
+    writer = SqliteWriter(database, patience=patience)
+    ledger = FailingLedger(SqlLedger(writer, now=now, random=os.urandom))
     gateway = Gateway(
         rulebook=lambda: rulebook, ledger=ledger, vault=purse, tools=AdapterTools(now=now), shield=shield
     )

@@ -10,7 +10,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from toolgate.cli.app import app
-from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured
+from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured, NothingRecorded
 
 
 def run(*words: str, given: str = "") -> Result:
@@ -31,7 +31,9 @@ def faults(*words: str) -> str:
     """Run a command that cannot do its work, and give why."""
     result = run(*words)
     assert result.exit_code == 1
-    assert isinstance(result.exception, Misconfigured | CredentialUnavailable | LedgerUnavailable)
+    assert isinstance(
+        result.exception, Misconfigured | CredentialUnavailable | LedgerUnavailable | NothingRecorded
+    )
     return str(result.exception)
 
 

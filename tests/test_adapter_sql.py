@@ -297,7 +297,7 @@ async def test_a_connection_lost_during_the_commit_leaves_it_unknown(pg: Deploye
         " FOR EACH ROW EXECUTE FUNCTION hang_up()",
     )
 
-    with pytest.raises(OutcomeUnknown, match="lost during the commit"):
+    with pytest.raises(OutcomeUnknown, match="failed during the commit"):
         await add(pg, "Mouse")
 
 

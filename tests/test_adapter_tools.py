@@ -28,6 +28,7 @@ from toolgate.adapter import (
     NothingDone,
     OutcomeUnknown,
 )
+from toolgate.adapter.http import RequestBroken
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Outcome
@@ -65,19 +66,24 @@ async def test_an_operation_gets_what_the_contract_says() -> None:
     assert world.signed_in == [Credential(secret=SecretStr("s"), sign_in="header", header="X-Key")]
 
 
-@pytest.mark.parametrize(("title", "code"), [("x" * 5_000_000, "bad_result"), ("\ud800", "upstream_error")])
-async def test_a_result_that_cannot_be_recorded_is_no_result(title: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        (Given.model_construct(id=10**5000), "failed bad_result, again"),
+        (Given.model_construct(id=1, title="\ud800"), "failed bad_result, again"),
+    ],
+    ids=["too long a number", "no Unicode"],
+)
+async def test_a_result_that_cannot_be_recorded_is_no_result(result: Given, outcome: str) -> None:
     async def answer(_: Context[World]) -> Given:
-        return Given(id=7, title=title)
+        return result
 
-    assert in_words(await run(World([answer]), "read")) == f"failed {code}, again"
+    assert in_words(await run(World([answer]), "read")) == outcome
 
 
 async def test_an_operation_that_cancels_itself_is_an_error_like_any_other() -> None:
-    assert (
-        in_words(await run(World([fails(asyncio.CancelledError("odd"))]))) == "failed upstream_error, again"
-    )
-    assert in_words(await run(World([fails(asyncio.CancelledError("odd"), 1)]))) == "unknown upstream_error"
+    assert in_words(await run(World([fails(asyncio.CancelledError("odd"))]))) == "failed adapter_error"
+    assert in_words(await run(World([fails(asyncio.CancelledError("odd"), 1)]))) == "unknown adapter_error"
 
 
 async def test_a_tool_without_a_role_is_not_signed_in() -> None:
@@ -105,12 +111,15 @@ async def test_a_tool_without_a_role_is_not_signed_in() -> None:
         ("read", 1, TimeoutError(), "failed timeout, again"),
         ("write", 0, TimeoutError(), "failed timeout, again"),
         ("destroy", 1, TimeoutError(), "unknown timeout"),
-        ("read", 1, ZeroDivisionError(), "failed upstream_error, again"),
-        ("write", 0, ZeroDivisionError(), "failed upstream_error, again"),
-        ("write", 1, ZeroDivisionError(), "unknown upstream_error"),
-        ("write", 1, ExceptionGroup("g", [ValueError()]), "unknown upstream_error"),
+        ("read", 1, ZeroDivisionError(), "failed adapter_error"),
+        ("write", 0, ZeroDivisionError(), "failed adapter_error"),
+        ("write", 1, ZeroDivisionError(), "unknown adapter_error"),
+        ("write", 1, SystemExit(1), "unknown adapter_error"),
+        ("write", 1, RequestBroken("reset"), "unknown upstream_error"),
+        ("write", 1, ExceptionGroup("g", [NothingDone("conflict", "m")]), "failed conflict"),
+        ("write", 1, ExceptionGroup("g", [ValueError()]), "unknown adapter_error"),
         ("write", 0, LedgerUnavailable("full"), "failed ledger_unavailable, again"),
-        ("write", 1, LedgerUnavailable("full"), "unknown upstream_error"),
+        ("write", 1, LedgerUnavailable("full"), "unknown adapter_error"),
     ],
 )
 async def test_an_error_is_sorted_by_what_has_happened(
@@ -120,7 +129,7 @@ async def test_an_error_is_sorted_by_what_has_happened(
 
 
 @pytest.mark.parametrize(
-    ("effect", "outcome"), [("read", "failed upstream_error, again"), ("write", "unknown upstream_error")]
+    ("effect", "outcome"), [("read", "failed adapter_error"), ("write", "unknown adapter_error")]
 )
 async def test_a_connector_that_does_not_mark_its_sends_is_taken_to_have_sent(
     effect: Effect, outcome: str
@@ -159,7 +168,7 @@ async def test_a_result_that_is_no_model_is_the_adapters_error() -> None:
     async def none(_context: Context[World]) -> Given:
         return None  # type: ignore[return-value] # pyright: ignore[reportReturnType]
 
-    assert in_words(await run(World([none]))) == "failed upstream_error, again"
+    assert in_words(await run(World([none]))) == "failed adapter_error"
 
 
 @pytest.mark.parametrize("effect", ["read", "write"])
@@ -217,7 +226,7 @@ async def test_a_caller_who_hangs_up_stops_the_first_send_and_no_later_one(sends
 
 
 async def test_a_read_is_asked_again_until_it_is_answered() -> None:
-    world = World([fails(UNREACHABLE), fails(ZeroDivisionError()), done])
+    world = World([fails(UNREACHABLE), fails(RequestBroken("reset")), done])
 
     assert (await run(world, "read", retries=5)).kind == "done"
     assert world.attempts == 3

@@ -40,9 +40,9 @@ def nested(depth: int) -> JsonObject:
     ("arguments", "fault"),
     [
         (nested(MAX_DEPTH), None),
-        (nested(MAX_DEPTH + 1), "the arguments are nested deeper than 32 levels"),
+        (nested(MAX_DEPTH + 1), "the values are nested deeper than 32 levels"),
         ({"a": [0] * (MAX_VALUES - 1)}, None),
-        ({"a": [0] * MAX_VALUES}, "the arguments hold more than 10000 values"),
+        ({"a": [0] * MAX_VALUES}, "there are more than 10000 values"),
         ({"a": "x" * MAX_TEXT}, None),
         ({"a": ["x" * (MAX_TEXT + 1)]}, "a text is longer than 262144 characters"),
         ({"x" * (MAX_TEXT + 1): 1}, "a text is longer than 262144 characters"),
@@ -63,7 +63,7 @@ def test_a_list_of_lists_costs_no_more_than_its_bound() -> None:
     for _ in range(20):
         value = [value] * 100
 
-    assert out_of_bounds({"a": value}) == "the arguments hold more than 10000 values"
+    assert out_of_bounds({"a": value}) == "there are more than 10000 values"
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,14 @@ def test_closing_a_schema_closes_every_object_in_it_and_overrules_nobody() -> No
 
     before = {"$defs": {"A": thing}, "anyOf": [thing, free, table], "items": thing, **thing}
     assert closed(before) == {"$defs": {"A": shut}, "anyOf": [shut, free, table], "items": shut, **shut}
+
+
+def test_of_many_faults_in_many_values_only_the_first_is_looked_for() -> None:
+    schema = Schema({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}}})
+
+    assert schema.fault_in({"l": ["x"] * 9_000}) == 'l[0]: the value is not of type "integer"'
+
+
+def test_a_pattern_whose_cost_a_caller_could_drive_up_is_no_schema() -> None:
+    with pytest.raises(ValueError, match="not a usable JSON Schema"):
+        Schema({"type": "string", "pattern": "(?<!x)(a|a)*c"})

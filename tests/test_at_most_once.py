@@ -1,6 +1,7 @@
 """Keys, repetitions and crashes: what makes a call happen at most once, across processes and deaths."""
 
 import asyncio
+import fcntl
 import json
 import multiprocessing
 import os
@@ -196,3 +197,30 @@ async def test_entries_are_gapless_and_cannot_be_changed(tmp_path: Path) -> None
 def _sqlite(folder: Path, statement: str) -> list[tuple[int, bytes]]:
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         return connection.execute(statement).fetchall()
+
+
+async def test_a_write_that_was_given_up_is_not_made_later(tmp_path: Path) -> None:
+    async with rig(tmp_path, patience=0.2) as gate:
+        lock = os.open(tmp_path / "ledger.db.lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        given_up = await gate.call(key=KEY)
+        os.close(lock)
+        again = await gate.call(key=KEY)
+
+    assert isinstance(given_up.outcome, Failed)
+    assert given_up.outcome.code == "ledger_unavailable"
+    assert isinstance(again.outcome, Done), "the key is as good as new"
+    assert gate.desk.effects == 1
+
+
+async def test_a_database_that_was_taken_away_is_not_written_to_in_secret(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        await gate.call(key=f"{KEY}-before")
+        (tmp_path / "ledger.db").rename(tmp_path / "elsewhere.db")
+        gone = await gate.call(key=KEY)
+        (tmp_path / "elsewhere.db").rename(tmp_path / "ledger.db")
+        back = await gate.call(key=KEY)
+
+    assert isinstance(gone.outcome, Failed)
+    assert gone.outcome.code == "ledger_unavailable"
+    assert isinstance(back.outcome, Done)

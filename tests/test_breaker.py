@@ -18,6 +18,7 @@ from tests.scripted_system import (
     the_time,
 )
 from toolgate.adapter import Context, NothingDone, OutcomeUnknown
+from toolgate.adapter.http import RequestBroken
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.breaker import OPENS_AFTER, REST_SECONDS
 from toolgate.core.outcome import Failed, Outcome
@@ -52,7 +53,7 @@ def gate() -> Gate:
 
 
 @pytest.mark.parametrize(
-    "error", [UNREACHABLE, TimeoutError(), ZeroDivisionError(), OutcomeUnknown("the connection was lost")]
+    "error", [UNREACHABLE, TimeoutError(), RequestBroken("reset"), OutcomeUnknown("the connection was lost")]
 )
 async def test_after_five_calls_without_an_answer_nothing_more_is_sent(gate: Gate, error: Exception) -> None:
     await gate.fall_silent(error)

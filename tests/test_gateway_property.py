@@ -118,5 +118,5 @@ def _recorded(folder: Path, gate: Rig, failing: set[Step]) -> None:
 
 
 _ENDS_BEFORE = ("refuses", "bug before send")
-_READ_ENDS = {"timeout", "upstream_error", "upstream_unknown", "bad_result"}
+_READ_ENDS = {"timeout", "adapter_error", "upstream_unknown", "bad_result"}
 """How a read fails after it was sent: the scripted system counts its answer, but a read changes nothing."""

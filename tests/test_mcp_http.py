@@ -154,6 +154,16 @@ async def test_the_common_call_is_answered_in_plain_json_and_a_stream_only_on_re
     assert not result.is_error
 
 
+async def test_a_key_in_two_headers_is_refused_and_a_made_up_trace_is_not_kept(gate: Served) -> None:
+    headers = [("Idempotency-Key", SOME_KEY), ("Idempotency-Key", f"{SOME_KEY}-2")]
+    body = call_body("notes_search", {}, traceparent="\ud800 anything")
+    said = dict(gate.post(body).request.headers) | {"content-length": str(len(body))}
+    twice = httpx2.post(gate.url, content=body, headers=[*said.items(), *headers])
+
+    assert twice.json()["error"]["code"] == -32602
+    assert gate.post(body).json()["result"]["isError"] is False
+
+
 async def test_a_page_of_tools_names_the_next_and_a_made_up_cursor_is_refused(gate: Served) -> None:
     async with gate.client() as client:
         assert (await client.list_tools()).next_cursor is None

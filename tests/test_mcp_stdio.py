@@ -1,6 +1,7 @@
 """The gate as one local client meets it over stdio."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +47,26 @@ async def test_several_local_gates_share_one_ledger(root: Path) -> None:
 
     assert json.dumps(first.structured_content) == json.dumps(second.structured_content)
     assert meta_of(second)["dev.toolgate/replayed"] is True
+
+
+def test_a_gate_that_is_told_to_end_leaves_its_ledger_closed(root: Path) -> None:
+    command = [sys.executable, "-m", "toolgate", "serve", "--stdio", "--root", str(root)]
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(call).encode() + b"\n")
+        process.stdin.flush()
+        assert b"toolgate" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not (root / "data" / "toolgate.db-wal").exists(), "the WAL is folded in"

@@ -34,6 +34,8 @@ KEY_PARAMETER: Final = "idempotency_key"
 """A statement that binds `:idempotency_key` gets the call's key; no caller can set it."""
 
 T = TypeVar("T")
+_MOST_SIGNED_IN: Final = 4
+"""Credentials of one system whose connections are kept; a manifest rarely has more roles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +98,13 @@ class SqlConnector:
                 engine.dispose()
 
     def _signed_in(self, credential: Credential | None) -> tuple[Engine, Engine]:
-        """Give the engines for reading and writing; another credential closes what the last one had open."""
+        """Give the engines for reading and writing; a few credentials keep their connections open."""
         secret = credential.secret.get_secret_value() if credential else ""
-        known = self._engines.get(secret)
-        if known is None:
-            for engines in self._engines.values():
-                for engine in engines:
-                    engine.dispose()
-            self._engines = {secret: opened(self._url, secret, self._most)}
-            known = self._engines[secret]
+        known = self._engines.pop(secret, None) or opened(self._url, secret, self._most)
+        self._engines[secret] = known
+        if len(self._engines) > _MOST_SIGNED_IN:
+            for engine in self._engines.pop(next(iter(self._engines))):
+                engine.dispose()
         return known
 
 
@@ -120,7 +120,7 @@ class Database:
         Raises:
             NothingDone: the database refused it or could not be reached.
         """
-        work = _Work(self._reading, statement, deadline)
+        work = _Work(self._reading, statement, deadline, None)
         return await self._in_thread(work.read, work)
 
     async def write(self, statement: Statement, deadline: datetime, sending: Sending) -> Answer:
@@ -130,8 +130,7 @@ class Database:
             NothingDone: it was refused and rolled back.
             OutcomeUnknown: the connection was lost during the commit.
         """
-        sending()
-        work = _Work(self._writing, statement, deadline)
+        work = _Work(self._writing, statement, deadline, sending)
         return await self._in_thread(work.write, work)
 
     async def _in_thread(self, run: Callable[[], T], work: "_Work") -> T:
@@ -146,8 +145,11 @@ class Database:
 class _Work:
     """One statement on its way; it can be interrupted from the event loop."""
 
-    def __init__(self, engine: Engine, statement: Statement, deadline: datetime) -> None:
+    def __init__(
+        self, engine: Engine, statement: Statement, deadline: datetime, sending: Sending | None
+    ) -> None:
         self._engine, self._statement, self._deadline = engine, statement, deadline
+        self._sending = sending
         self._driver: sqlite3.Connection | None = None
         self._given_up = False
         self._lock = Lock()
@@ -164,8 +166,7 @@ class _Work:
             with self._engine.connect() as connection:
                 transaction = connection.begin()
                 answer = self._execute(connection, whole=True)
-                if self._given_up:
-                    raise _given_up()
+                self._mark_the_send()
                 try:
                     transaction.commit()
                 except SQLAlchemyError as error:
@@ -176,10 +177,18 @@ class _Work:
 
     def interrupt(self) -> None:
         """Stop waiting: SQLite's statement is interrupted, PostgreSQL ends it by its `statement_timeout`."""
-        self._given_up = True
         with self._lock:
+            self._given_up = True
             if self._driver is not None:
                 self._driver.interrupt()
+
+    def _mark_the_send(self) -> None:
+        """Only the commit has an effect; nobody who has given up before it is committed behind their back."""
+        with self._lock:
+            if self._given_up:
+                raise _given_up()
+            if self._sending is not None:
+                self._sending()
 
     def _execute(self, connection: Connection, *, whole: bool = False) -> Answer:
         if connection.dialect.name == "sqlite":
@@ -247,6 +256,8 @@ def _is_at_fault(error: DBAPIError) -> bool:
 
 
 def _after_commit(error: SQLAlchemyError) -> NothingDone | OutcomeUnknown:
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return OutcomeUnknown("the connection to the database was lost during the commit")
+    if isinstance(error, DBAPIError):
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        if error.connection_invalidated or code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}:
+            return OutcomeUnknown("the database or the way to it failed during the commit")
     return _refusal(error)

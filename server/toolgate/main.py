@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -22,9 +23,9 @@ from toolgate.backends.sqlite_writer import SqliteWriter, fault_in_database
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
 from toolgate.core.identity import TrustedIssuer
-from toolgate.core.ports import Rulebook
+from toolgate.core.ports import Catalog, Rulebook
 from toolgate.core.shield import Shield
-from toolgate.settings import Settings, read_settings
+from toolgate.settings import FILE, Settings, read_settings
 
 
 @dataclass
@@ -47,10 +48,13 @@ class House:
     registry: Registry
     in_force: InForce
     new_id: Callable[[], str]
+    alive: Callable[[], bool]
+    """Whether calls can be recorded."""
+    keystore: Keystore
 
     def reload(self) -> list[Fault]:
-        """Read policy and registry again. With any fault, the ones in force stay in force."""
-        found, faults = read_rulebook(self.root, self.settings, self.registry)
+        """Read policy and registry again. With any fault that `serve` would refuse, nothing changes."""
+        found, faults = read_rulebook(self.registry, self.root / self.settings.policies, self.keystore)
         if found is not None and found.version != self.in_force.rulebook.version:
             self.in_force.rulebook = found
         return faults
@@ -83,16 +87,24 @@ def examine(root: Path, *, to_serve: bool) -> Examined:
     try:
         settings = read_settings(root)
     except Misconfigured as error:
-        return Examined(faults=error.faults)
+        return _examined_without_settings(root, error.faults)
     found = Examined(faults=[], settings=settings)
     found.registry = Registry(root / settings.registry, root)
-    found.rulebook, faults = read_rulebook(root, settings, found.registry)
     found.keystore, locked = _open_keystore(root, settings)
+    found.rulebook, faults = read_rulebook(found.registry, root / settings.policies, found.keystore)
     database = root / settings.database
     found.writer, closed = _open_writer(database) if to_serve else (None, _database_faults(database))
-    found.faults = [*faults, *locked, *closed, *_issuer_faults(root, settings)]
-    if found.rulebook is not None and found.keystore is not None:
-        found.faults += _missing_secrets(found.rulebook, found.keystore)
+    found.faults = [*faults, *locked, *closed, *_issuer_faults(root, settings), *_host_faults(settings)]
+    return found
+
+
+def _examined_without_settings(root: Path, faults: list[Fault]) -> Examined:
+    """Look at policies and registry all the same, where they usually are."""
+    found = Examined(faults=faults)
+    if (root / "policies").is_dir() and (root / "registry").is_dir():
+        found.registry = Registry(root / "registry", root)
+        _, more = read_rulebook(found.registry, root / "policies", None)
+        found.faults = [*faults, *more]
     return found
 
 
@@ -118,7 +130,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
         in_force, random = InForce(found.rulebook), RandomPool()
         gateway = Gateway(
             rulebook=in_force,
-            ledger=SqlLedger(found.writer, now=now, random=random.take, rulebook=in_force),
+            ledger=SqlLedger(found.writer, now=now, random=random.take),
             vault=KeystoreVault(found.keystore),
             tools=AdapterTools(now=now),
             shield=shield,
@@ -130,21 +142,27 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             registry=found.registry,
             in_force=in_force,
             new_id=partial(new_call_id, random.take),
+            alive=found.writer.is_alive,
+            keystore=found.keystore,
         )
     finally:
         await shield.drain()
         await found.aclose()
 
 
-def read_rulebook(root: Path, settings: Settings, registry: Registry) -> tuple[Rulebook | None, list[Fault]]:
+def read_rulebook(
+    registry: Registry, policies: Path, keystore: Keystore | None
+) -> tuple[Rulebook | None, list[Fault]]:
     """Read registry and policy together; with any fault there is no rulebook."""
     catalog, faults = registry.read()
-    policy, more = read_policy(root / settings.policies)
+    policy, more = read_policy(policies)
     faults += more
     if policy is not None:
         faults += model_faults(policy)
     if policy is not None and catalog is not None:
         faults += unknown_tools(policy, {tool.name for tool in catalog.tools})
+    if catalog is not None and keystore is not None:
+        faults += _missing_secrets(catalog, keystore)
     if catalog is None or policy is None or faults:
         return None, faults
     return Rulebook(catalog=catalog, policy=CasbinPolicy(policy)), []
@@ -197,10 +215,21 @@ def _open_writer(database: Path) -> tuple[SqliteWriter | None, list[Fault]]:
         return None, [_database_fault(database, str(error))]
 
 
+def _host_faults(settings: Settings) -> list[Fault]:
+    try:
+        socket.getaddrinfo(settings.host, settings.port)
+    except OSError as error:
+        problem = f"{settings.host!r} is not an address of this machine ({error.strerror})"
+        return [Fault(FILE, "host", problem, "say 127.0.0.1, or an address to listen on")]
+    return []
+
+
 def _database_faults(database: Path) -> list[Fault]:
     """Say what would keep the ledger's database from being opened, without opening it for writing."""
     if database.exists():
         problem = fault_in_database(database)
+        if problem is None and not os.access(database, os.W_OK):
+            problem = "it is not writable"
         return [_database_fault(database, problem)] if problem else []
     folder = next(folder for folder in database.absolute().parents if folder.exists())
     if os.access(folder, os.W_OK | os.X_OK):
@@ -212,13 +241,9 @@ def _database_fault(database: Path, problem: str) -> Fault:
     return Fault(database.name, "file", problem, "make its folder writable, or set database to another file")
 
 
-def _missing_secrets(rulebook: Rulebook, keystore: Keystore) -> list[Fault]:
+def _missing_secrets(catalog: Catalog, keystore: Keystore) -> list[Fault]:
     names = set(keystore.names())
-    wanted = {
-        (tool.credential.secret, tool.system)
-        for tool in rulebook.catalog.tools
-        if tool.credential is not None
-    }
+    wanted = {(tool.credential.secret, tool.system) for tool in catalog.tools if tool.credential is not None}
     return [
         Fault(
             f"registry/{system}.toml",
@@ -233,7 +258,7 @@ def _missing_secrets(rulebook: Rulebook, keystore: Keystore) -> list[Fault]:
 
 def _issuer_faults(root: Path, settings: Settings) -> list[Fault]:
     return [
-        Fault("toolgate.toml", f"issuers {issuer.issuer}", "its jwks_file is not there", "add it")
+        Fault(FILE, f"issuers {issuer.issuer}", "its jwks_file is not there", "add it")
         for issuer in trusted_issuers(settings)
         if issuer.jwks_file is not None and not (root / issuer.jwks_file).is_file()
     ]

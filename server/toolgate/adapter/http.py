@@ -7,7 +7,7 @@ from typing import Any, Final
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
-from toolgate.adapter.context import Credential, NothingDone, Sending, System
+from toolgate.adapter.context import Credential, NothingDone, OutcomeUnknown, Sending, System
 
 PREPARING: Final[dict[str, Any]] = {"toolgate.preparing": True}
 """Give it as `extensions=` to a POST that changes nothing by itself (to fetch a one-time token, say)."""
@@ -25,6 +25,10 @@ class RequestRefused(NothingDone):
     def __init__(self, code: str, message: str, *, counted: bool, retryable: bool) -> None:
         super().__init__(code, message, retryable=retryable)
         self.counted = counted
+
+
+class RequestBroken(OutcomeUnknown):
+    """A request got no answer from which one could tell what it did."""
 
 
 class HttpSystem(BaseModel):
@@ -96,6 +100,8 @@ class _KeptOpen(httpx.AsyncBaseTransport):
             message = "the system could not be reached"
             counted = _can_have_effect(request)
             raise RequestRefused("unreachable", message, counted=counted, retryable=True) from error
+        except httpx.TransportError as error:
+            raise RequestBroken("the system broke the connection off") from error
 
     async def close_for_good(self) -> None:
         await self._transport.aclose()
@@ -148,7 +154,7 @@ async def _refuse_by_status(response: httpx.Response) -> None:
             counted=_can_have_effect(response.request),
             retryable=status in {425, 429},
         )
-    response.raise_for_status()
+    raise RequestBroken(f"the system answered HTTP {status}")
 
 
 _CODES = {

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
 from toolgate.adapter import Context, Credential, NothingDone, OutcomeUnknown
-from toolgate.adapter.http import RequestRefused
+from toolgate.adapter.http import RequestBroken, RequestRefused
 from toolgate.backends.breaker import Breaker
 from toolgate.backends.manifest_catalog import AdmittedTool
+from toolgate.core.arguments import out_of_bounds
 from toolgate.core.canonical import canonical
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Failed, Outcome, Unknown
@@ -24,6 +25,7 @@ from toolgate.core.tool import Tool
 
 log = logging.getLogger(__name__)
 
+MOST_VALUES: Final = 250_000
 LARGEST_RESULT: Final = 4_194_304
 """Bytes of a result; a larger one is the adapter's fault: it should page."""
 FIRST_PAUSE: Final = 0.05
@@ -109,8 +111,18 @@ class AdapterTools:
             if _is_cancelled():
                 raise
             return _meaning_of(RuntimeError(f"it cancelled itself: {error}"), tool, act, sends)
+        except SystemExit as error:
+            return _meaning_of(RuntimeError(f"it wanted to exit: {error}"), tool, act, sends)
         except Exception as error:  # noqa: BLE001 - an adapter is foreign code and may raise anything
-            return _meaning_of(error, tool, act, sends)
+            return _meaning_of(_single(error), tool, act, sends)
+
+
+def _single(error: Exception) -> Exception:
+    """Look into a group of one, as a task group raises it."""
+    inner: Any = error
+    while isinstance(inner, ExceptionGroup) and len(cast("Any", inner).exceptions) == 1:
+        inner = cast("Any", inner).exceptions[0]
+    return cast("Exception", inner)
 
 
 def _is_cancelled() -> bool:
@@ -137,17 +149,20 @@ async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetim
         )
         result = await operation.run(arguments, context)
     value = operation.output_model.model_dump(result, mode="json", by_alias=True)
-    if fault := tool.output.fault_in(value) or _fault_in_spelling(value):
+    if fault := _fault_in_spelling(value) or tool.output.fault_in(value):
         log.error("call %s: %s broke its output schema: %s", act.call.id, tool.name, fault)
         return _broken_off(tool, sends, "bad_result", "the adapter's result breaks its own schema")
     return Done(value=value)
 
 
 def _fault_in_spelling(value: JsonObject) -> str | None:
+    """Say why a result could not be recorded and read again, or None."""
+    if fault := out_of_bounds(value, most_values=MOST_VALUES):
+        return fault
     try:
         spelled = canonical(value)
     except ValueError as error:
-        return f"it cannot be recorded as JSON ({error})"
+        return f"it cannot be spelled as JSON ({error})"
     return f"it is larger than {LARGEST_RESULT} bytes" if len(spelled) > LARGEST_RESULT else None
 
 
@@ -157,7 +172,9 @@ def _credential(tool: AdmittedTool, act: Act) -> Credential | None:
     return Credential(secret=act.lease.secret, sign_in=tool.credential.sign_in, header=tool.credential.header)
 
 
-def _meaning_of(error: Exception, tool: AdmittedTool, act: Act, sends: Sends) -> Outcome:
+def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
+    error: Exception, tool: AdmittedTool, act: Act, sends: Sends
+) -> Outcome:
     """Sort an adapter's error by what has happened to the world; an error in doubt is `Unknown`."""
     match error:
         case CancelledBeforeSend():
@@ -167,6 +184,8 @@ def _meaning_of(error: Exception, tool: AdmittedTool, act: Act, sends: Sends) ->
             return _broken_off(tool, sends, "partly_done", detail)
         case NothingDone():
             return Failed(code=error.code, detail=error.message, retryable=error.retryable)
+        case RequestBroken():
+            return _broken_off(tool, sends, "upstream_error", str(error))
         case OutcomeUnknown():
             return _broken_off(tool, sends, "upstream_unknown", str(error))
         case LedgerUnavailable() if sends.count == 0:
@@ -174,13 +193,15 @@ def _meaning_of(error: Exception, tool: AdmittedTool, act: Act, sends: Sends) ->
             return Failed(code="ledger_unavailable", detail=detail, retryable=True)
         case _:
             log.error("call %s: %s failed", act.call.id, tool.name, exc_info=error)
-            return _broken_off(tool, sends, "upstream_error", "the system or its adapter failed")
+            return _broken_off(tool, sends, "adapter_error", "the adapter failed", retryable=False)
 
 
-def _broken_off(tool: AdmittedTool, sends: Sends, code: str, detail: str) -> Outcome:
+def _broken_off(
+    tool: AdmittedTool, sends: Sends, code: str, detail: str, *, retryable: bool = True
+) -> Outcome:
     """End a call that got no answer: nothing is done by a read, or before the send; else nobody can tell."""
     if tool.terms.effect == "read" or sends.count == 0:
-        return Failed(code=code, detail=f"{detail}; nothing was changed", retryable=True)
+        return Failed(code=code, detail=f"{detail}; nothing was changed", retryable=retryable)
     return Unknown(code=code, detail=f"{detail}; whether it took effect cannot be told")
 
 

@@ -17,6 +17,10 @@ from toolgate.core.record import JsonObject
 LONGEST: Final = 1000
 _ROOTS: Final = frozenset({"args", "caller"})
 _MACROS: Final = re.compile(r"\.\s*(all|exists|exists_one|existsOne|map|filter)\s*\(")
+_MATCHES: Final = re.compile(r"\bmatches\s*\(")
+_MATCHES_LITERAL: Final = re.compile(r"""\bmatches\s*\(\s*r?("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*\)""")
+_COUNTS: Final = re.compile(r"\{\s*\d*\s*,?\s*(\d+)\s*\}")
+_MOST_REPEATS: Final = 100
 _FUNCTIONS: Final = frozenset(
     {"size", "contains", "startsWith", "endsWith", "matches", "timestamp", "duration", "type", "dyn"}
     | {"int", "uint", "double", "string", "bytes"}
@@ -58,7 +62,8 @@ class Condition:
     """One condition, parsed.
 
     Raises:
-        ValueError: it is too long, cannot be parsed, names something that is not there, or iterates.
+        ValueError: it is too long, cannot be parsed, names something that is not there, iterates, or holds
+            a pattern whose cost a caller could drive up.
     """
 
     def __init__(self, text: str) -> None:
@@ -66,6 +71,10 @@ class Condition:
             raise ValueError(f"a condition has at most {LONGEST} characters")
         if macro := _MACROS.search(text):
             raise ValueError(f"a condition cannot iterate with {macro[1]}(): its cost has no bound")
+        if len(_MATCHES.findall(text)) != len(_MATCHES_LITERAL.findall(text)):
+            raise ValueError("matches() takes a pattern in quotes, not one that a caller could choose")
+        if any(int(count) > _MOST_REPEATS for count in _COUNTS.findall(text)):
+            raise ValueError(f"a pattern repeats a part at most {_MOST_REPEATS} times")
         self.text = text
         try:
             self._program = cel.compile(text)

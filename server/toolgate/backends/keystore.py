@@ -1,10 +1,11 @@
 """The embedded keystore: static secrets, AES-256-GCM per entry, lent to one call at a time."""
 
 import base64
+import fcntl
 import os
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -77,12 +78,24 @@ class Keystore:
     def set(self, name: str, secret: SecretStr) -> None:
         """Add an entry, or put another secret in its place."""
         sealed = _seal(self._cipher, name, secret.get_secret_value().encode())
-        self._replace(self._current().entries | {name: sealed})
+        with self._alone():
+            self._replace(self._current().entries | {name: sealed})
 
     def remove(self, name: str) -> None:
         """Remove an entry; one that is not there is an error."""
-        self.get(name)
-        self._replace({n: e for n, e in self._current().entries.items() if n != name})
+        with self._alone():
+            self.get(name)
+            self._replace({n: e for n, e in self._current().entries.items() if n != name})
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Keep other processes from changing the file meanwhile."""
+        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def _replace(self, entries: dict[str, SealedEntry]) -> None:
         _write(self._path, self._content.model_copy(update={"entries": entries}))

@@ -34,17 +34,16 @@ class Entries:
     Args:
         now: the clock (UTC).
         random: gives so many random bytes.
-        rulebook: what is in force, for the catalogue's digest in each entry.
     """
 
-    def __init__(
-        self, *, now: Callable[[], datetime], random: Callable[[int], bytes], rulebook: Callable[[], Rulebook]
-    ) -> None:
-        self._now, self._random, self._rulebook = now, random, rulebook
+    def __init__(self, *, now: Callable[[], datetime], random: Callable[[int], bytes]) -> None:
+        self._now, self._random = now, random
 
-    def intent(self, call: Call, tool: Tool, decision: Decision, call_id: str, attempt: int) -> Entry:
+    def intent(
+        self, call: Call, tool: Tool, decision: Decision, book: Rulebook, call_id: str, attempt: int
+    ) -> Entry:
         """Spell what is about to be tried, and why it may be."""
-        body = self._body("intent", call, tool, call_id) | _judged(decision)
+        body = self._body("intent", call, tool, call_id) | _judged(decision, book)
         body |= {"status": "opened", "attempt": attempt, "keyed": call.key is not None}
         return self._entry(body, {"arguments": call.arguments}, tool.terms.capture)
 
@@ -56,16 +55,19 @@ class Entries:
             return self._entry(body | {"status": "done"}, {"result": outcome.value}, tool.terms.capture)
         return self._entry(body | {"status": outcome.code}, {}, tool.terms.capture)
 
-    def refusal(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> Entry:
+    def refusal(
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
+    ) -> Entry:
         """Spell that nothing was done, and why. Arguments that broke their schema are not kept."""
         capture: Capture = tool.terms.capture if tool and refused.code != "bad_arguments" else "metadata"
-        body = self._body("refusal", call, tool, call.id) | _judged(decision) | {"status": refused.code}
+        body = self._body("refusal", call, tool, call.id) | _judged(decision, book)
+        body["status"] = refused.code
         return self._entry(body, {"arguments": call.arguments}, capture)
 
-    def repeat(self, call: Call, tool: Tool, decision: Decision, answer: Answer) -> Entry:
+    def repeat(self, call: Call, tool: Tool, decision: Decision, book: Rulebook, answer: Answer) -> Entry:
         """Spell an answer out of memory: who got it, and what it points at."""
         status = answer.outcome.code if isinstance(answer.outcome, Refused) else "replayed"
-        body = self._body("repeat", call, tool, answer.call_id) | _judged(decision)
+        body = self._body("repeat", call, tool, answer.call_id) | _judged(decision, book)
         return self._entry(body | {"status": status, "answered_with": answer.entry}, {}, "metadata")
 
     def _entry(self, body: dict[str, Any], values: dict[str, JsonObject], capture: Capture) -> Entry:
@@ -93,7 +95,6 @@ class Entries:
             "act": list(caller.act),
             "tool": tool.name if tool else _printable(call.tool),
             "effect": tool.terms.effect if tool else "",
-            "registry": self._rulebook().catalog.digest,
         }
         if call.trace:
             body["trace"] = call.trace
@@ -110,14 +111,12 @@ def moment(stored: int) -> datetime:
     return datetime.fromtimestamp(stored / 1_000_000, UTC)
 
 
-def _judged(decision: Decision | None) -> dict[str, Any]:
-    if decision is None:
-        return {}
-    return {
-        "verdict": decision.verdict,
-        "rules": list(decision.rules),
-        "policy": decision.policy,
-    }
+def _judged(decision: Decision | None, book: Rulebook) -> dict[str, Any]:
+    """Under which registry and policy it was judged and, when it came to that, how."""
+    judged: dict[str, Any] = {"registry": book.catalog.digest, "policy": book.policy.digest}
+    if decision is not None:
+        judged |= {"verdict": decision.verdict, "rules": list(decision.rules)}
+    return judged
 
 
 def _printable(name: str) -> str:

@@ -55,7 +55,7 @@ class ManifestCatalog:
     """The admitted tools, by name, as one reading of the registry found them."""
 
     def __init__(self, tools: Sequence[AdmittedTool], version: str) -> None:
-        self.tools: tuple[AdmittedTool, ...] = tuple(sorted(tools, key=lambda tool: tool.name))
+        self.tools: tuple[AdmittedTool, ...] = tuple(sorted(tools, key=lambda tool: tool.wire_name))
         self.digest = version
         self._by_name = {tool.wire_name: tool for tool in tools} | {tool.name: tool for tool in tools}
 
@@ -161,7 +161,7 @@ class _Reader:
             self._tell("file", "its name is the system's, and cannot be shown to clients", _ALPHABET)
         try:
             manifest = Manifest.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             self._tell("syntax", str(error), "correct the TOML")
             return None
         except ValidationError as error:

@@ -1,14 +1,17 @@
 """The ledger on SQL tables: every call's intent before its act, its end before its answer."""
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy import and_, bindparam, desc, insert, or_, select, update
 
-from toolgate.backends.ledger_entries import Entries, micros, moment
+from toolgate.backends.ledger_entries import Entries, Entry, micros, moment
 from toolgate.backends.sql_tables import CLAIM, Prepared
 from toolgate.backends.sqlite_writer import Batch, SqliteWriter
 from toolgate.core.call import Call
@@ -27,6 +30,8 @@ from toolgate.core.ports import Rulebook
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
 
+log = logging.getLogger(__name__)
+
 GRACE: Final = timedelta(seconds=30)
 """How long after its timeout a call may still be busy recording its end before it is taken for lost."""
 
@@ -37,7 +42,6 @@ class SqlLedger:
     Args:
         now: the clock (UTC).
         random: gives so many random bytes.
-        rulebook: what is in force, for the catalogue's digest in each entry.
     """
 
     def __init__(
@@ -46,32 +50,33 @@ class SqlLedger:
         *,
         now: Callable[[], datetime],
         random: Callable[[int], bytes],
-        rulebook: Callable[[], Rulebook],
     ) -> None:
         self._writer = writer
         self._now = now
-        self._entries = Entries(now=now, random=random, rulebook=rulebook)
+        self._entries = Entries(now=now, random=random)
 
-    async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
+    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
+        intent = partial(self._entries.intent, call, tool, decision, book)
         if call.key is None and tool.terms.effect == "read":
-            return await self._open_unclaimed(call, tool, decision)
+            return await self._open_unclaimed(call, intent(call.id, 1))
         scope = _scope(call, tool)
         fingerprint = call.fingerprint
 
         def work(batch: Batch) -> Opened | Answer:
             earlier = _earlier(batch, call, scope, fingerprint, tool)
             if earlier is None:
-                return self._claim(batch, call, tool, decision, scope)
+                return self._claim(batch, call, tool, intent(call.id, 1), scope)
             known = _known(earlier)
             if call.key is None:
                 answer = answer_to_repetition(known, call)
             else:
                 maybe = answer_under_key(known, call)
                 if maybe is None:
-                    return self._claim_again(batch, call, tool, decision, earlier)
+                    attempt = known.attempt + 1
+                    return self._claim_again(batch, tool, known, intent(known.call_id, attempt))
                 answer = maybe
-            entry = batch.append(self._entries.repeat(call, tool, decision, answer))
+            entry = batch.append(self._entries.repeat(call, tool, decision, book, answer))
             return answer if answer.replayed else answer.model_copy(update={"entry": entry})
 
         return await self._writer.write(work)
@@ -106,20 +111,18 @@ class SqlLedger:
 
         return await self._writer.write(work)
 
-    async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
+    async def refuse(
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
+    ) -> int:
         """Record that nothing was done, and why; gives the entry."""
-        entry = self._entries.refusal(call, tool, refused, decision)
+        entry = self._entries.refusal(call, tool, refused, decision, book)
         return await self._writer.write(lambda batch: batch.append(entry))
 
-    async def _open_unclaimed(self, call: Call, tool: Tool, decision: Decision) -> Opened:
-        entry = self._entries.intent(call, tool, decision, call.id, 1)
+    async def _open_unclaimed(self, call: Call, entry: Entry) -> Opened:
         intent = await self._writer.write(lambda batch: batch.append(entry))
         return Opened(call_id=call.id, intent=intent, claimed=False, remembered={})
 
-    def _claim(
-        self, batch: Batch, call: Call, tool: Tool, decision: Decision, scope: dict[str, str]
-    ) -> Opened:
-        entry = self._entries.intent(call, tool, decision, call.id, 1)
+    def _claim(self, batch: Batch, call: Call, tool: Tool, entry: Entry, scope: dict[str, str]) -> Opened:
         intent = batch.append(entry)
         row = scope | {
             "call_id": call.id,
@@ -137,26 +140,11 @@ class SqlLedger:
         batch.execute(_CLAIM, row)
         return Opened(call_id=call.id, intent=intent, remembered={})
 
-    def _claim_again(
-        self, batch: Batch, call: Call, tool: Tool, decision: Decision, earlier: sqlite3.Row
-    ) -> Opened:
-        attempt = earlier["attempt"] + 1
-        intent = batch.append(self._entries.intent(call, tool, decision, earlier["call_id"], attempt))
-        batch.execute(
-            _CLAIM_AGAIN,
-            {
-                "id_": earlier["call_id"],
-                "attempt": attempt,
-                "lapses_at": self._lapse(tool),
-                "intent": intent,
-            },
-        )
-        return Opened(
-            call_id=earlier["call_id"],
-            intent=intent,
-            attempt=attempt,
-            remembered=_read_json(earlier["remembered"]) or {},
-        )
+    def _claim_again(self, batch: Batch, tool: Tool, earlier: EarlierCall, entry: Entry) -> Opened:
+        intent, attempt = batch.append(entry), earlier.attempt + 1
+        parameters = {"attempt": attempt, "lapses_at": self._lapse(tool), "intent": intent}
+        batch.execute(_CLAIM_AGAIN, parameters | {"id_": earlier.call_id})
+        return Opened(call_id=earlier.call_id, intent=intent, attempt=attempt, remembered=earlier.remembered)
 
     def _lapse(self, tool: Tool) -> int:
         return micros(self._now() + timedelta(seconds=tool.terms.timeout) + GRACE)
@@ -188,13 +176,24 @@ def _known(row: sqlite3.Row) -> EarlierCall:
     return EarlierCall(
         call_id=row["call_id"],
         fingerprint=row["fingerprint"],
+        attempt=row["attempt"],
         state=row["state"],
         opened_at=moment(row["opened_at"]),
         lapses_at=moment(row["lapses_at"]),
         intent=row["intent"],
         end=row["end"],
-        outcome=None if row["outcome"] is None else OutcomeOf.validate_json(row["outcome"]),
+        outcome=_outcome(row["outcome"]),
+        remembered=_read_json(row["remembered"]) or {},
     )
+
+
+def _outcome(stored: bytes | None) -> Outcome | None:
+    """Read a stored outcome; one that cannot be read counts as none, and its call as unknown."""
+    try:
+        return None if stored is None else OutcomeOf.validate_json(stored)
+    except ValidationError:
+        log.exception("a stored outcome cannot be read")
+        return None
 
 
 def _read_json(stored: bytes | None) -> Any:  # noqa: ANN401 - whatever was stored

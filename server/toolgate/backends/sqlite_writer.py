@@ -83,6 +83,21 @@ class _Job(Generic[T]):
     done: "asyncio.Future[T]"
     result: T | None = field(default=None)
     error: BaseException | None = field(default=None)
+    begun: bool = False
+    abandoned: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self) -> bool:
+        """Take the job up; not when the one who waited for it has gone."""
+        with self._lock:
+            self.begun = not self.abandoned
+            return self.begun
+
+    def abandon(self) -> bool:
+        """Wait no longer; False when the job was taken up already and may still be committed."""
+        with self._lock:
+            self.abandoned = not self.begun
+            return self.abandoned
 
 
 class SqliteWriter:
@@ -97,7 +112,9 @@ class SqliteWriter:
     """
 
     def __init__(self, path: Path, *, patience: float = 10.0) -> None:
+        self._path = path
         self._patience = patience
+        self._failing = False
         self._unfolded = 0
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         try:
@@ -105,6 +122,7 @@ class SqliteWriter:
             with self._turn():
                 _prepare(path)
                 self._connection = _connected(path)
+                self._file = _identity(path)
         except (OSError, SQLAlchemyError, sqlite3.Error) as error:
             raise LedgerUnavailable(f"{path.name} could not be opened: {_cause(error)}") from error
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
@@ -118,12 +136,18 @@ class SqliteWriter:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(work, loop, done))
-        try:
-            async with asyncio.timeout(self._patience):
-                return await done
-        except TimeoutError as error:
-            raise LedgerUnavailable("the disk did not answer in time") from error
+        job = _Job(work, loop, done)
+        self._jobs.put(job)
+        ended, _ = await asyncio.wait((done,), timeout=self._patience)
+        if not ended and not job.abandon():
+            ended, _ = await asyncio.wait((done,), timeout=self._patience)
+        if not ended:
+            raise LedgerUnavailable("the disk did not answer in time")
+        return done.result()
+
+    def is_alive(self) -> bool:
+        """Whether what is queued gets written: somebody works on it, and the last try went well."""
+        return self._thread.is_alive() and not self._failing
 
     def close(self) -> None:
         """Finish what is queued, fold the WAL into the database and let go of the file."""
@@ -133,7 +157,7 @@ class SqliteWriter:
             with self._turn():
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 self._connection.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.warning("the ledger was closed without folding its WAL: %s", _cause(error))
         finally:
             os.close(self._lock_file)
@@ -168,20 +192,23 @@ class SqliteWriter:
                 return
             log.warning("a ledger write failed: %s", _cause(error))
             jobs[0].error = error
+        self._failing = jobs[0].error is not None
 
     def _transact(self, jobs: list[_Job[Any]]) -> None:
         with self._turn():
+            if _identity(self._path) != self._file:
+                raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 batch = Batch(self._connection)
                 for job in jobs:
-                    job.result = job.work(batch)
+                    if job.begin():
+                        job.result = job.work(batch)
                 batch.flush()
                 self._connection.execute("COMMIT")
-            except BaseException:
+            finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                raise
 
     def _fold_after(self, jobs: int) -> None:
         """Fold the WAL into the database now and then; a reader in the way only puts it off."""
@@ -192,7 +219,7 @@ class SqliteWriter:
         try:
             with self._turn():
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.warning("the ledger's WAL could not be folded: %s", _cause(error))
 
     @contextmanager
@@ -234,6 +261,12 @@ def _foreign(path: Path, version: int | None) -> str:
     )
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file a path means: a deleted database can still be written to, and nobody would see it."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.row_factory = sqlite3.Row
@@ -267,7 +300,7 @@ def _tell(jobs: list[_Job[Any]]) -> None:
 
 def _resolve(jobs: list[_Job[Any]]) -> None:
     for job in jobs:
-        if job.done.done():
+        if job.done.done() or job.abandoned:
             continue
         if job.error is not None:
             failure = LedgerUnavailable(_cause(job.error))

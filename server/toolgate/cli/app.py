@@ -12,7 +12,7 @@ from typing import Final
 import typer
 
 from toolgate.cli.output import complain
-from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured
+from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured, NothingRecorded
 
 COMMANDS: Final = ("init", "check", "serve", "call", "token")
 GROUPS: Final = ("calls", "secrets")
@@ -43,7 +43,7 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         app(words)(args=words, prog_name="toolgate")
-    except (Misconfigured, CredentialUnavailable, LedgerUnavailable) as error:
+    except (Misconfigured, CredentialUnavailable, LedgerUnavailable, NothingRecorded) as error:
         complain(error, as_json="--json" in words)
         sys.exit(1)
 

@@ -8,7 +8,7 @@ import typer
 
 from toolgate.backends.sql_records import RecordedCall, SqlRecords
 from toolgate.cli.output import HERE, AsJson, Root, print_json, table
-from toolgate.core.errors import LedgerUnavailable
+from toolgate.core.errors import NothingRecorded
 from toolgate.settings import read_settings
 
 app = typer.Typer(help="Look at recorded calls.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def show(
     """Give every entry of one call, oldest first, with what was captured of its values."""
     entries = _records(root).entries(call_id)
     if not entries:
-        raise LedgerUnavailable(f"no call {call_id} is recorded; see: toolgate calls list")
+        raise NothingRecorded(f"no call {call_id} is recorded; see: toolgate calls list")
     if as_json:
         print_json(entries)
         return

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from toolgate.backends.dev_issuer import make_keys
 from toolgate.backends.keystore import Keystore
-from toolgate.cli.output import AsJson, out, print_json
+from toolgate.cli.output import HERE, AsJson, Root, out, print_json
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.settings import FILE, read_settings
 
@@ -27,10 +27,14 @@ INSERT INTO note (text, call_key) VALUES ('Toolgate was set up', 'init');
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DIR")],
+    directory: Annotated[
+        Path | None, typer.Argument(help="A new or empty folder.", metavar="DIR", show_default=False)
+    ] = None,
+    root: Root = HERE,
     as_json: AsJson = False,  # noqa: FBT002 - a command's flag
 ) -> None:
     """Write a starter deployment: settings, policies, registry, keys, and a notebook to try it with."""
+    folder = directory if directory is not None else root
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = "it is not an empty folder, and nothing in it is overwritten"
         raise Misconfigured([Fault(str(folder), "folder", problem, "name a new folder")])

@@ -62,6 +62,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for column in columns:
         shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text(_printable(cell)) for cell in row))
     console = out()
     console.print(shown, width=max(console.width, shown.__rich_measure__(console, console.options).maximum))
+
+
+def _printable(text: str) -> str:
+    """Keep what a caller chose to be called from talking to the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

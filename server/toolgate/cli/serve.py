@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
@@ -59,14 +60,15 @@ async def _serve_http(root: Path) -> None:
         settings = house.settings
         callers = JwtCallers(trusted_issuers(settings), audience=settings.resource, root=root)
         mcp = _mcp_server(house, _caller_in)
+        resource = _resource(house)
         with _listening(settings) as listening:
             port: int = listening.getsockname()[1]
             edge = HttpEdge(
-                resource=_resource(settings),
-                bearer=Bearer(_resource(settings), callers.caller_of),
+                resource=resource,
+                bearer=Bearer(resource, callers.caller_of),
                 hosts=_hosts(settings, port),
                 max_body=settings.max_body,
-                ready=lambda: {"ready": True, "version": house.in_force.rulebook.version},
+                ready=lambda: {"ready": house.alive(), "version": house.in_force.rulebook.version},
             )
             config = uvicorn.Config(
                 http_app(mcp.server, edge),
@@ -113,12 +115,25 @@ async def _serve_stdio(root: Path, name: str | None) -> None:
         caller = local_caller(root, house.settings, name)
         mcp = _mcp_server(house, lambda _: caller)
         following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
+        serving = asyncio.create_task(_converse(mcp))
+        told_to_end = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+        ending = asyncio.create_task(told_to_end.wait())
         try:
-            async with stdio_server() as (reading, writing):
-                options = mcp.server.create_initialization_options()
-                await mcp.server.run(reading, writing, options)
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             following.cancel()
+    if not serving.done():
+        # Begun calls are recorded and the ledger is closed; a thread still waits for the client's next line.
+        logging.shutdown()
+        os._exit(0)
+    await serving
+
+
+async def _converse(mcp: McpServer) -> None:
+    async with stdio_server() as (reading, writing):
+        await mcp.server.run(reading, writing, mcp.server.create_initialization_options())
 
 
 def _mcp_server(house: House, caller_of: Callable[[RequestContext], Any]) -> McpServer:
@@ -135,11 +150,15 @@ async def _follow_changes(house: House, announce: Callable[[], Awaitable[None]])
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asked.wait(), LOOK_SECONDS if dev else None)
-        seen = _stamp(house)
-        if asked.is_set() or seen != stamp:
-            stamp = seen
-            asked.clear()
-            await _take_up(house, announce)
+        try:
+            seen = _stamp(house)
+            if asked.is_set() or seen != stamp:
+                stamp = seen
+                asked.clear()
+                await _take_up(house, announce)
+        except Exception:
+            # Whatever is wrong with a file or an adapter, the next change must still be seen.
+            log.exception("a change could not be taken up; the last good version stays in force")
 
 
 async def _take_up(house: House, announce: Callable[[], Awaitable[None]]) -> None:
@@ -177,9 +196,13 @@ def _listening(settings: Settings) -> Generator[socket.socket]:
         yield opened
 
 
-def _resource(settings: Settings) -> ProtectedResource:
-    issuers = [issuer.issuer for issuer in trusted_issuers(settings) if issuer.issuer != ISSUER]
-    return ProtectedResource(uri=settings.resource, issuers=issuers, scopes=())
+def _resource(house: House) -> ProtectedResource:
+    """Say of this server what a client must know; the scopes are those of the tools admitted at the start."""
+    trusted = trusted_issuers(house.settings)
+    issuers = [issuer.issuer for issuer in trusted if issuer.issuer != ISSUER]
+    tools = house.in_force.rulebook.catalog.tools
+    scopes = sorted({scope for tool in tools for scope in tool.terms.scopes})
+    return ProtectedResource(uri=house.settings.resource, issuers=issuers, scopes=scopes)
 
 
 def _hosts(settings: Settings, port: int) -> TransportSecuritySettings:

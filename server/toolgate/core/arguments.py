@@ -18,6 +18,8 @@ MAX_TEXT: Final = 262_144
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _SHOWN_FAULTS: Final = 5
+_FEW_VALUES: Final = 250
+"""Among more values than these only the first fault is looked for: all of them would stall the gate."""
 
 
 class Schema:
@@ -31,7 +33,10 @@ class Schema:
         self.document: JsonObject = dict(document)
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
-                self.document, mask="the value", retriever=_refuse_retrieval
+                self.document,
+                mask="the value",
+                retriever=_refuse_retrieval,
+                pattern_options=jsonschema_rs.RegexOptions(),  # linear time; no look-around
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             raise ValueError(f"not a usable JSON Schema (2020-12): {error}") from error
@@ -40,11 +45,13 @@ class Schema:
         """Say what is wrong with `value`, or None."""
         if self._validator.is_valid(value):
             return None
+        if out_of_bounds({"": value}, most_values=_FEW_VALUES):
+            return _first(self._validator, value)
         return _told(self._validator.iter_errors(value))
 
 
-def out_of_bounds(arguments: JsonObject) -> str | None:
-    """Say which general bound `arguments` break, or None. Costs one walk over at most `MAX_VALUES` values."""
+def out_of_bounds(arguments: JsonObject, *, most_values: int = MAX_VALUES) -> str | None:
+    """Say which general bound `arguments` break, or None; walks over at most `most_values` values."""
     seen = 0
     level: list[Json] = [arguments]
     for _ in range(MAX_DEPTH + 1):
@@ -57,12 +64,12 @@ def out_of_bounds(arguments: JsonObject) -> str | None:
             elif isinstance(value, list):
                 below.extend(value)
         seen += len(below)
-        if seen > MAX_VALUES:
-            return f"the arguments hold more than {MAX_VALUES} values"
+        if seen > most_values:
+            return f"there are more than {most_values} values"
         if not below:
             return None
         level = below
-    return f"the arguments are nested deeper than {MAX_DEPTH} levels"
+    return f"the values are nested deeper than {MAX_DEPTH} levels"
 
 
 def closed(schema: dict[str, Any]) -> JsonObject:
@@ -114,6 +121,14 @@ def _told(errors: Iterable[jsonschema_rs.ValidationError]) -> str:
         place = path.removeprefix(".") or "the arguments"
         faults.append(f"{place}: {_expected(error)}")
     return "; ".join(faults)
+
+
+def _first(validator: jsonschema_rs.Draft202012Validator, value: Json) -> str:
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return _told([error])
+    return "it does not match its schema"
 
 
 def _step(part: str | int) -> str:

@@ -42,6 +42,7 @@ class EarlierCall:
 
     call_id: str
     fingerprint: str
+    attempt: int
     state: State
     opened_at: datetime
     lapses_at: datetime
@@ -49,6 +50,7 @@ class EarlierCall:
     intent: int
     end: int | None
     outcome: Outcome | None
+    remembered: Mapping[str, Json]
 
 
 def fault_in_key(key: str) -> str | None:

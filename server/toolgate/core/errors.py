@@ -7,6 +7,10 @@ class LedgerUnavailable(Exception):  # noqa: N818 - named by what is the matter
     """The ledger could not be written or read; whoever asked must assume that nothing was recorded."""
 
 
+class NothingRecorded(Exception):  # noqa: N818
+    """The ledger was read, and what was asked for is not in it."""
+
+
 class CredentialUnavailable(Exception):  # noqa: N818
     """There is no credential for the call, and so nothing was done.
 

@@ -41,19 +41,25 @@ class Gateway:
         book = self.rulebook()
         tool = book.catalog.find(call.tool)
         if tool is None or not book.policy.visible(call.caller, tool):
-            return await self._refuse(call, None, _UNKNOWN_TOOL)
+            return await self._refuse(book, call, None, _UNKNOWN_TOOL)
         if refused := _fault_in(call, tool):
-            return await self._refuse(call, tool, refused)
+            return await self._refuse(book, call, tool, refused)
         decision = book.policy.decide(call.caller, tool, call.arguments)
         if decision.verdict != "allow":
-            return await self._refuse(call, tool, _in_words(decision), decision)
-        return await self.shield.run(partial(self._carry_through, call, tool, decision, progress))
+            return await self._refuse(book, call, tool, _in_words(decision), decision)
+        return await self.shield.run(partial(self._carry_through, book, call, tool, decision, progress))
 
     async def _carry_through(
-        self, call: Call, tool: Tool, decision: Decision, progress: Progress, hang_up: HangUp
+        self,
+        book: Rulebook,
+        call: Call,
+        tool: Tool,
+        decision: Decision,
+        progress: Progress,
+        hang_up: HangUp,
     ) -> Answer:
         try:
-            opened = await self.ledger.open(call, tool, decision)
+            opened = await self.ledger.open(call, tool, decision, book)
         except LedgerUnavailable:
             return _unrecorded(call)
         if isinstance(opened, Answer):
@@ -86,10 +92,15 @@ class Gateway:
         return Answer(outcome=outcome, call_id=opened.call_id, entry=entry)
 
     async def _refuse(
-        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None = None
+        self,
+        book: Rulebook,
+        call: Call,
+        tool: Tool | None,
+        refused: Refused,
+        decision: Decision | None = None,
     ) -> Answer:
         try:
-            entry = await self.ledger.refuse(call, tool, refused, decision)
+            entry = await self.ledger.refuse(call, tool, refused, decision, book)
         except LedgerUnavailable:
             return _unrecorded(call)
         return Answer(outcome=refused, call_id=call.id, entry=entry)

@@ -24,7 +24,7 @@ class Catalog(Protocol):
 
     @property
     def tools(self) -> Sequence[Tool]:
-        """All of them, by name."""
+        """All of them, ordered by wire name: the order in which they are listed and paged."""
         ...
 
     def find(self, name: str) -> Tool | None:
@@ -61,7 +61,7 @@ class Rulebook:
 class Ledger(Protocol):
     """Durable memory. Each method returns when its entry is durable, or raises `LedgerUnavailable`."""
 
-    async def open(self, call: Call, tool: Tool, decision: Decision) -> Opened | Answer:
+    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
         ...
 
@@ -73,7 +73,9 @@ class Ledger(Protocol):
         """Record the end and settle the claim; gives the entry."""
         ...
 
-    async def refuse(self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None) -> int:
+    async def refuse(
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
+    ) -> int:
         """Record that nothing was done, and why; gives the entry."""
         ...
 
@@ -99,6 +101,6 @@ class Act:
 
 
 class Tools(Protocol):
-    """Runs the operations of adapters. It never raises: whatever an adapter does becomes an `Outcome`."""
+    """Runs the operations of adapters. Whatever an adapter raises becomes an `Outcome`."""
 
     async def run(self, tool: Tool, act: Act) -> Outcome: ...

@@ -22,7 +22,8 @@ class Terms(Record):
     """Seconds from the act's begin until the gate stops waiting."""
     duplicates: Duplicates
     """How the system prevents or reveals a second effect: by a forwarded key, by the nature of the operation,
-    by a look-up, or not at all."""
+    by a look-up, or not at all. A promise about the system for whoever has to find out what became of a call;
+    the gate itself acts the same for all four: at most once, and never again by itself."""
     without_key: WithoutKey
     """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed."""
     capture: Capture

@@ -46,7 +46,8 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
         return PlainTextResponse("ok")
 
     async def readyz(_: Request) -> Response:
-        return JSONResponse(edge.ready())
+        said = edge.ready()
+        return JSONResponse(said, 200 if said["ready"] else 503)
 
     async def metadata(request: Request) -> Response:
         refused = await TransportSecurityMiddleware(edge.hosts).validate_request(request)

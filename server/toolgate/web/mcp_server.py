@@ -5,6 +5,7 @@ On the SDK's low-level `Server`; it decides nothing in middleware, whose interfa
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,8 @@ from toolgate.web.present import AGAIN, KEY, shown, told
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 LIST_TTL_MS: Final = 30_000
-_LONGEST_TRACE: Final = 64
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, section 3.2."""
 _CHANGE_PATIENCE: Final = 2.0
 _MOST_STANDING: Final = 10_000
 
@@ -64,9 +66,10 @@ class McpServer:
     async def announce_change(self) -> None:
         """Tell every client that listens that its list of tools may have changed."""
         await self._bus.publish(ToolsListChanged())
-        for session in list(self._standing.values()):
-            with anyio.move_on_after(_CHANGE_PATIENCE):
-                await session.send_tool_list_changed()
+        with anyio.move_on_after(_CHANGE_PATIENCE):
+            async with anyio.create_task_group() as group:
+                for session in list(self._standing.values()):
+                    group.start_soon(session.send_tool_list_changed)
 
     async def _list_tools(
         self, context: RequestContext, params: t.PaginatedRequestParams | None
@@ -134,7 +137,10 @@ class _Server(Server[Any]):
 def _key(in_meta: object, context: RequestContext) -> str | None:
     """Read the idempotency key; the header is for clients that cannot set `_meta`."""
     request = context.request
-    in_header = request.headers.get("idempotency-key") if request is not None else None
+    headers: list[str] = request.headers.getlist("idempotency-key") if request is not None else []
+    if len(headers) > 1:
+        raise MCPError(t.INVALID_PARAMS, "there is more than one Idempotency-Key header")
+    in_header = headers[0] if headers else None
     if in_meta is not None and not isinstance(in_meta, str):
         raise MCPError(t.INVALID_PARAMS, f"_meta[{KEY!r}] is not a text")
     if in_meta is not None and in_header is not None and in_meta != in_header:
@@ -143,7 +149,7 @@ def _key(in_meta: object, context: RequestContext) -> str | None:
 
 
 def _trace(value: object) -> str | None:
-    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE else None
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def _cursor(name: str) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import mcp_types as t
-import orjson
 from mcp.shared.exceptions import MCPError
 
 from toolgate.adapter import Effect
+from toolgate.core.canonical import canonical
 from toolgate.core.outcome import Answer, Done, Failed, Outcome, Refused, Unknown
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
@@ -57,7 +57,7 @@ def told(answer: Answer, tool: str) -> t.CallToolResult:
 
 
 def _result(value: JsonObject, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
-    texts = [orjson.dumps(value).decode()]
+    texts = [canonical(value).decode()]
     if answer.replayed:
         said = f"Already applied: this is the answer of the first call, ledger entry {answer.entry}."
         texts.insert(0, said)
