@@ -17,7 +17,7 @@ import uvloop
 
 from bench.load import Result, Target, load
 from bench.servers import bare, governed
-from examples.demo.deployment import free_port
+from examples.demo.waiting import free_port
 
 Rounds = dict[str, list[Result]]
 

@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.load import Target
+from examples.demo.waiting import answers
 
 BARE = '''
 import sys
@@ -147,20 +145,8 @@ def _process(
 ) -> Generator[int]:
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait(process, f"http://127.0.0.1:{port}{path}")
+            if not answers(process, f"http://127.0.0.1:{port}{path}"):
+                raise RuntimeError(f"{command} did not come up")
             yield process.pid
         finally:
             process.terminate()
-
-
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    while process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5)
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.05)
-            continue
-        return
-    raise RuntimeError(f"{url} did not come up")

@@ -60,6 +60,8 @@ class Desk:
     """The system: it does what `behaviour` says, and counts what it did."""
 
     behaviour: Behaviour = "does"
+    remembers: bool = False
+    """Whether it makes a token durable before it sends."""
     effects: int = 0
     asked: int = 0
     keys: list[str] = field(default_factory=list[str])
@@ -87,6 +89,8 @@ class Desk:
             raise RuntimeError("a bug")
         if self.behaviour == "refuses":
             raise NothingDone("busy", "try later", retryable=True)
+        if self.remembers:
+            await context.remember({"token": "t"})
         context.sending()
         self.effects += 1
         match self.behaviour:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from mcp.client.session import MessageHandlerFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
+from examples.demo.waiting import answers, free_port
 from toolgate.backends.dev_issuer import ISSUER, mint
 from toolgate.cli.local import named_caller
 from toolgate.settings import read_settings
@@ -76,7 +76,7 @@ def serving(root: Path, plugins: Path | None = None) -> Generator[Served]:
 
     What is in `plugins` is installed for that process: adapters of a stranger.
     """
-    port = _free_port()
+    port = free_port()
     settings = root / "toolgate.toml"
     text = settings.read_text("utf-8").replace("8080", str(port))
     settings.write_text(text, "utf-8")
@@ -85,7 +85,7 @@ def serving(root: Path, plugins: Path | None = None) -> Generator[Served]:
     environment = os.environ | ({"PYTHONPATH": str(plugins)} if plugins else {})
     with log.open("wb") as output, subprocess.Popen(command, stderr=output, env=environment) as process:
         try:
-            _wait(process, port, log)
+            assert answers(process, f"http://127.0.0.1:{port}/readyz"), log.read_text("utf-8", "replace")
             yield Served(root, port, process)
         finally:
             process.terminate()
@@ -109,20 +109,3 @@ def meta_of(result: CallToolResult) -> dict[str, Any]:
 
 def text_of(result: CallToolResult) -> str:
     return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    while process.poll() is None:
-        try:
-            if httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return
-        except httpx2.HTTPError:
-            continue
-    raise AssertionError(log.read_text("utf-8", "replace"))

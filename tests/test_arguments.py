@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from toolgate.core.arguments import MAX_DEPTH, MAX_TEXT, MAX_VALUES, Schema, closed, out_of_bounds
 from toolgate.core.record import Json, JsonObject
@@ -140,7 +141,8 @@ def test_closing_a_schema_closes_every_object_in_it_and_overrules_nobody() -> No
 def test_of_many_faults_in_many_values_only_the_first_is_looked_for() -> None:
     schema = Schema({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}}})
 
-    assert schema.fault_in({"l": ["x"] * 9_000}) == 'l[0]: the value is not of type "integer"'
+    texts: list[JsonValue] = ["x"] * 9_000
+    assert schema.fault_in({"l": texts}) == 'l[0]: the value is not of type "integer"'
 
 
 def test_a_pattern_whose_cost_a_caller_could_drive_up_is_no_schema() -> None:

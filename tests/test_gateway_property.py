@@ -19,7 +19,7 @@ amounts = st.sampled_from([1, 100, 101, "seven"])
 hang_ups = st.sampled_from(["never", "before the send", "after the send"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     tool=st.sampled_from(["desk.read", "desk.write", "desk.destroy", "desk.nothing"]),
     behaviour=behaviours,
@@ -41,10 +41,15 @@ def test_an_outcome_says_what_happened_to_the_world_and_a_key_has_one_effect(
     async def story(folder: Path) -> None:
         async with rig(folder, seconds=0.15) as gate:
             gate.desk.behaviour, gate.ledger.failing, gate.purse.empty = behaviour, failing, empty
+            gate.desk.remembers = tool != "desk.read"
             key = KEY if keyed else None
+            expected = _expected(tool, behaviour, failing, amount, empty=empty)
             first = await _call(gate, tool, amount, key, hang_up)
             if first is not None:
+                assert (first.outcome.kind, getattr(first.outcome, "code", "")) in expected
                 _agrees_with_the_world(first, gate, failing)
+            elif "close" not in failing:
+                _recorded_like(folder, expected, gone_before_send=hang_up == "before the send")
             effects = gate.desk.effects
             assert effects <= 1
             await _asked_again(gate, tool, amount, first)
@@ -54,6 +59,59 @@ def test_an_outcome_says_what_happened_to_the_world_and_a_key_has_one_effect(
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(story(Path(folder)))
+
+
+Ends = set[tuple[str, str]]
+
+
+def _expected(tool: str, behaviour: Behaviour, failing: set[Step], amount: object, *, empty: bool) -> Ends:
+    """The design's table: what a call must end as, from what it is given."""
+    if refusal := _refusal(tool, amount):
+        return {("failed", "ledger_unavailable")} if "refuse" in failing else {("refused", refusal)}
+    if "open" in failing:
+        return {("failed", "ledger_unavailable")}
+    ends = {("failed", "no_credential")} if empty else _ends(tool, behaviour, failing)
+    return {("unknown", "end_not_recorded")} if "close" in failing else ends
+
+
+def _refusal(tool: str, amount: object) -> str:
+    if tool == "desk.nothing":
+        return "unknown_tool"
+    if amount == "seven":
+        return "bad_arguments"
+    return "forbidden" if tool == "desk.write" and amount == 101 else ""
+
+
+def _ends(tool: str, behaviour: Behaviour, failing: set[Step]) -> Ends:
+    in_doubt = "failed" if tool == "desk.read" else "unknown"
+    match behaviour:
+        case "bug before send":
+            return {("failed", "adapter_error")}
+        case "refuses":
+            return {("failed", "busy")}
+        case _ if "remember" in failing and tool != "desk.read":
+            return {("failed", "ledger_unavailable")}
+        case "does":
+            return {("done", "")}
+        case "bug after send":
+            return {(in_doubt, "adapter_error")}
+        case "unknown":
+            return {(in_doubt, "upstream_unknown")}
+        case "hangs":
+            return {(in_doubt, "timeout")}
+        case "bad result":
+            return {(in_doubt, "bad_result"), (in_doubt, "adapter_error")}
+
+
+def _recorded_like(folder: Path, expected: Ends, *, gone_before_send: bool) -> None:
+    """A caller that hung up got no answer; the ledger says the same that it would have been told."""
+    (call,) = SqlRecords(folder / "ledger.db").calls(most=5, subject=None, tool=None)
+    ends = {code or "done" for _, code in expected}
+    if gone_before_send and not ends & {"busy", "adapter_error", "ledger_unavailable"}:
+        ends = {"cancelled_before_send"}
+    if gone_before_send and "adapter_error" in ends:
+        ends |= {"cancelled_before_send"}
+    assert call.end in ends
 
 
 async def _call(gate: Rig, tool: str, amount: object, key: str | None, hang_up: str) -> Answer | None:

@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from examples.demo import crm
 from examples.demo.tracker import Tracker, prepare, seed
+from examples.demo.waiting import answers
 
 REPO = Path(__file__).resolve().parents[2]
 TRACKER_ADDRESS = "http://127.0.0.1:8917/rest/data/"
@@ -78,14 +77,6 @@ def running(folder: Path, *, port: int, tracker_port: int) -> Generator[Demo]:
         yield Demo(root=root, endpoint=endpoint, tracker=tracker, tokens=tokens)
 
 
-def free_port() -> int:
-    """Find a port that nobody uses now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def client_configuration(demo: Demo, caller: str) -> str:
     """Give what an MCP client needs to connect as `caller`."""
     server = {
@@ -121,21 +112,12 @@ def _gate(root: Path, port: int, log: Path) -> Generator[None]:
     command = [sys.executable, "-m", "toolgate", "serve", "--root", str(root)]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
-            _wait_until_ready(process, port, log)
+            if not answers(process, f"http://127.0.0.1:{port}/readyz"):
+                raise CannotStartError(log.read_text("utf-8", "replace"))
             yield
         finally:
             process.terminate()
             process.wait(timeout=30)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            continue
-    raise CannotStartError(log.read_text("utf-8", "replace"))
 
 
 def _toolgate(*words: str, given: str = "") -> str:

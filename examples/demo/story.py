@@ -20,7 +20,8 @@ from mcp_types import CallToolResult, RequestParamsMeta, TextContent
 from rich.console import Console
 from rich.text import Text
 
-from examples.demo.deployment import CALLERS, CannotStartError, Demo, free_port, running
+from examples.demo.deployment import CALLERS, CannotStartError, Demo, running
+from examples.demo.waiting import free_port
 
 KEY, ERROR = "dev.toolgate/idempotencyKey", "dev.toolgate/error"
 ENTRY, REPLAYED = "dev.toolgate/entry", "dev.toolgate/replayed"
