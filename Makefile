@@ -37,6 +37,7 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 
 bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.stages
 
 lock: $(VENV)/.dev ## write the lock files anew
 	./requirements/lock.sh
