@@ -172,7 +172,8 @@ def test_all_faults_of_all_manifests_are_told_at_once(
     registry: Registry, write: Write, tmp_path: Path
 ) -> None:
     both = terms("send", effect='"write"', retries="1", credential='"gone"')
-    write(a=probing(both, terms("peek"), terms("look", duplicates='"query"')), b="x", c=MANIFEST)
+    late = terms("late", timeout="0")
+    write(a=probing(late, both, terms("peek"), terms("look", duplicates='"query"')), b="x", c=MANIFEST)
     (tmp_path / "registry" / "d.toml").write_bytes(b"owner = '\xe9'")
     (tmp_path / "registry" / "My System.toml").write_text("", "utf-8")
 
@@ -181,6 +182,7 @@ def test_all_faults_of_all_manifests_are_told_at_once(
         ("My System.toml", "adapter"),
         ("My System.toml", "owner"),
         ("My System.toml", "tools"),
+        ("a.toml", "tools.late.timeout"),
         ("a.toml", "tools.send.retries"),
         ("a.toml", "tools.send.credential"),
         ("a.toml", "tools.peek"),

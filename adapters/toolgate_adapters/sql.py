@@ -16,7 +16,7 @@ from toolgate.adapter import (
     Effect,
     Operation,
     System,
-    first_fault,
+    faults_in,
 )
 from toolgate_adapters.sql_connection import KEY_PARAMETER, Database, SqlConnector, Statement
 from toolgate_adapters.sql_statement import Declared, arguments_model, fault_in_defaults, row_model
@@ -48,7 +48,7 @@ def _operation(name: str, admitted: Admitted) -> Operation[Database, Any, Any]:
     try:
         declared = Declared.model_validate(dict(admitted.options))
     except ValidationError as error:
-        raise ValueError(first_fault(error, place)) from error
+        raise ValueError(faults_in(error, place)) from error
     if fault := declared.fault(admitted.effect):
         raise ValueError(f"{place} {fault}")
     arguments, result = arguments_model(name, declared), _result_model(name, declared)

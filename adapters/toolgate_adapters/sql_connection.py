@@ -26,7 +26,7 @@ from toolgate.adapter import (
     OutcomeUnknown,
     Sending,
     System,
-    first_fault,
+    faults_in,
 )
 from toolgate_adapters.sql_engine import address_of, opened
 
@@ -78,7 +78,7 @@ class SqlConnector:
         try:
             options = SqlSystem.model_validate(dict(system.options))
         except ValidationError as error:
-            raise ValueError(first_fault(error, "[system]")) from error
+            raise ValueError(faults_in(error, "[system]")) from error
         self._url = address_of(options.url, system.root)
         self._threads = ThreadPoolExecutor(options.max_connections, f"sql-{system.name}")
         self._most = options.max_connections

@@ -41,7 +41,7 @@ from toolgate.adapter.context import (
     SignIn,
     System,
 )
-from toolgate.adapter.http import PREPARING, HttpConnector, first_fault
+from toolgate.adapter.http import PREPARING, HttpConnector, faults_in
 
 __all__ = [
     "PREPARING",
@@ -64,7 +64,7 @@ __all__ = [
     "Sending",
     "SignIn",
     "System",
-    "first_fault",
+    "faults_in",
 ]
 
 In = TypeVar("In", bound=BaseModel)

@@ -50,7 +50,7 @@ class HttpConnector:
         try:
             self._options = HttpSystem.model_validate(dict(system.options))
         except ValidationError as error:
-            raise ValueError(first_fault(error, "[system]")) from error
+            raise ValueError(faults_in(error, "[system]")) from error
         if self._options.base_url.username or self._options.base_url.password:
             raise ValueError("[system] base_url: it holds a user; name a credential role instead")
         self._base_url = httpx.URL(str(self._options.base_url))
@@ -167,8 +167,7 @@ _CODES = {
 }
 
 
-def first_fault(error: ValidationError, place: str) -> str:
-    """Say the first thing wrong in a manifest table, without its value."""
-    fault = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{place} {where}: {fault['msg']}"
+def faults_in(error: ValidationError, place: str) -> str:
+    """Say everything that is wrong in a manifest table, without its values."""
+    faults = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{place} {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)

@@ -160,20 +160,33 @@ class _Reader:
         if not _NAME.fullmatch(self._file.stem):
             self._tell("file", "its name is the system's, and cannot be shown to clients", _ALPHABET)
         try:
-            manifest = Manifest.model_validate(tomllib.loads(text))
+            document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             self._tell("syntax", str(error), "correct the TOML")
             return None
-        except ValidationError as error:
-            for fault in error.errors(include_input=False, include_url=False):
-                place = ".".join(str(part) for part in fault["loc"])
-                self._tell(place, fault["msg"], _remedy(fault["type"]))
+        manifest = self._checked(document)
+        if manifest is None:
             return None
         adapter, problem = adapter_named(manifest.adapter)
         if adapter is None:
             self._tell("adapter", problem, "install the distribution that brings it")
             return None
         return manifest, adapter
+
+    def _checked(self, document: dict[str, Any]) -> Manifest | None:
+        """Give the manifest; when only some tools are wrong, one of the others, whose faults are told too."""
+        try:
+            return Manifest.model_validate(document)
+        except ValidationError as error:
+            faults = error.errors(include_input=False, include_url=False)
+        for fault in faults:
+            self._tell(".".join(map(str, fault["loc"])), fault["msg"], _remedy(fault["type"]))
+        places = [fault["loc"] for fault in faults]
+        if any(place[0] != "tools" or len(place) == 1 for place in places):
+            return None
+        wrong = {place[1] for place in places}
+        others = {name: tool for name, tool in document["tools"].items() if name not in wrong}
+        return Manifest.model_validate(document | {"tools": others}) if others else None
 
     def operation(
         self, name: str, tool: ToolManifest, operations: Mapping[str, AnyOperation]
