@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.key_server import AUDIENCE, KeyServer, claims, key_server, private_key, public_jwk, sign
 from toolgate.backends import dev_issuer
-from toolgate.backends.jwks import REFRESH_SECONDS, SOONEST_SECONDS
+from toolgate.backends.jwks import LONGEST_TRUST_SECONDS, REFRESH_SECONDS, SOONEST_SECONDS
 from toolgate.backends.jwt_callers import JwtCallers
 from toolgate.core.call import Caller
 from toolgate.core.identity import BadToken, TrustedIssuer
@@ -156,6 +156,9 @@ async def test_an_issuer_that_answers_badly_is_refused_at_first_and_kept_by_its_
     clock.now += REFRESH_SECONDS + 1
     assert (await callers.caller_of(token)).subject == "mia"
     assert (await callers.caller_of(sign(claims(sub="rob")))).subject == "rob"
+
+    clock.now += LONGEST_TRUST_SECONDS
+    assert await refusal(callers, token) == UNPUBLISHED, "nobody is trusted by old keys for ever"
     await callers.aclose()
 
 

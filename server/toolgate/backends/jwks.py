@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS: Final = 300.0
 SOONEST_SECONDS: Final = 5.0
 """Unknown key ids are free to invent: they make us ask the issuer no more often than this."""
+LONGEST_TRUST_SECONDS: Final = 86_400.0
+"""How long an issuer that cannot be asked is trusted by its last keys."""
 _TIMEOUT: Final = httpx.Timeout(5.0)
+_PATIENCE: Final = 10.0
+"""Seconds for one reading, all its phases together."""
 _LARGEST: Final = 262_144
 
 
@@ -37,7 +41,7 @@ class Jwks:
         self._issuer, self._root, self._clock = issuer, root, clock
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_TIMEOUT)
         self._keys: dict[str | None, PyJWK] = {}
-        self._read_at = float("-inf")
+        self._read_at = self._good_at = float("-inf")
         self._reading = asyncio.Lock()
         self.version = b""
 
@@ -76,12 +80,20 @@ class Jwks:
                 return
             self._read_at = self._clock()
             try:
-                text = await self._document()
+                async with asyncio.timeout(_PATIENCE):
+                    text = await self._document()
                 self._keys = _usable(text)
             except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
                 log.warning("the keys of %s could not be read: %s", self._issuer.issuer, type(error).__name__)
+                self._forget_when_stale()
                 return
+            self._good_at = self._clock()
             self.version = hashlib.sha256(text).digest()
+
+    def _forget_when_stale(self) -> None:
+        """Trust an issuer that cannot be asked for a day by its last keys, and no longer."""
+        if self._keys and self._clock() - self._good_at > LONGEST_TRUST_SECONDS:
+            self._keys, self.version = {}, b""
 
     async def _document(self) -> bytes:
         if self._issuer.jwks_file is not None:
