@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.gate_on_scripted_system import Behaviour, Rig, Step, rig
@@ -19,6 +19,14 @@ amounts = st.sampled_from([1, 100, 101, "seven"])
 hang_ups = st.sampled_from(["never", "before the send", "after the send"])
 
 
+@example("desk.write", "does", set(), 1, True, False, "never")
+@example("desk.write", "does", set(), 1, True, False, "before the send")
+@example("desk.destroy", "does", set(), 1, True, False, "after the send")
+@example("desk.read", "does", set(), 1, False, False, "before the send")
+@example("desk.write", "unknown", set(), 1, True, False, "never")
+@example("desk.write", "bug after send", set(), 1, True, False, "after the send")
+@example("desk.write", "does", {"close"}, 1, True, False, "never")
+@example("desk.write", "does", {"remember"}, 1, True, False, "never")
 @settings(max_examples=150, deadline=None)
 @given(
     tool=st.sampled_from(["desk.read", "desk.write", "desk.destroy", "desk.nothing"]),
@@ -52,7 +60,7 @@ def test_an_outcome_says_what_happened_to_the_world_and_a_key_has_one_effect(
                 _recorded_like(folder, expected, gone_before_send=hang_up == "before the send")
             effects = gate.desk.effects
             assert effects <= 1
-            await _asked_again(gate, tool, amount, first)
+            await _asked_again(gate, tool, amount, first, keyed=keyed)
             if effects and keyed and tool != "desk.read":
                 assert gate.desk.effects == 1, "a key never has a second effect"
         _recorded(folder, gate, failing)
@@ -156,11 +164,12 @@ def _agrees_with_the_world(answer: Answer, gate: Rig, failing: set[Step]) -> Non
         assert isinstance(answer.outcome, Unknown), "a result whose end is not recorded is withheld"
 
 
-async def _asked_again(gate: Rig, tool: str, amount: object, first: Answer | None) -> None:
+async def _asked_again(gate: Rig, tool: str, amount: object, first: Answer | None, *, keyed: bool) -> None:
     gate.ledger.failing, gate.purse.empty, gate.desk.behaviour = set(), False, "does"
     asked = gate.desk.asked
     again = await gate.call(tool, amount, key=KEY)
-    if isinstance(first, Answer) and isinstance(first.outcome, Done) and again.replayed:
+    if first is not None and isinstance(first.outcome, Done) and keyed:
+        assert again.replayed, "a key that succeeded is answered from memory"
         assert again.outcome == first.outcome
         assert again.entry == first.entry
         assert gate.desk.asked == asked, "a replay asks the system nothing"
