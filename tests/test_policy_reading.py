@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from toolgate.backends.casbin_policy import MODEL, CasbinPolicy, model_faults
+from toolgate.backends.conditions import Condition
 from toolgate.backends.policy_files import PolicyText, read_policy
 from toolgate.core.errors import Fault
 
@@ -246,3 +247,17 @@ def test_every_change_of_a_file_is_another_version_and_reading_again_is_not(fold
     (folder / "rules.csv").write_text(RULE + "# a comment\n", "utf-8")
 
     assert first == again != read(folder).digest
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("args.t.matches(args.p)", "a pattern in quotes"),
+        ("matches(args.t, args.p)", "a pattern in quotes"),
+        ("args.t.matches('[a-z]{1,1000}@')", "at most 100 times"),
+    ],
+)
+def test_a_pattern_whose_cost_a_caller_could_drive_up_is_refused(text: str, problem: str) -> None:
+    assert Condition("args.t.matches('^a{2,5}$')").text
+    with pytest.raises(ValueError, match=problem):
+        Condition(text)
