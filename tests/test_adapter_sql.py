@@ -278,14 +278,16 @@ async def test_a_write_that_nobody_waits_for_any_more_is_not_done(desk: Deployed
     connector = SqlConnector(desk.system("write", {}, {**desk.options, "max_connections": 1}))
     late = statement("INSERT INTO ticket (id, title, open) VALUES (9, 'late', true)")
     deadline = datetime.now(UTC) + timedelta(seconds=60)
+    sent: list[str] = []
     async with connector.session(desk.credential, lambda: None) as client:
         with desk.locked(), pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await client.write(late, deadline, lambda: None)
+                await client.write(late, deadline, lambda: sent.append("late"))
         counted = await client.read(statement("SELECT count(*) AS n FROM ticket"), deadline)
     await connector.aclose()
 
     assert counted.rows == [{"n": 3}], "the only thread had done with the write before"
+    assert sent == [], "waiting for a lock is not sending: nothing was done, and the gate may say so"
 
 
 async def test_a_connection_lost_during_the_commit_leaves_it_unknown(pg: Deployed) -> None:
