@@ -19,19 +19,21 @@ from toolgate.adapter import Context, Credential, NothingDone, Operation, Outcom
 from toolgate.adapter.context import Effect
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.casbin_policy import CasbinPolicy
+from toolgate.backends.log_key import LogKey
 from toolgate.backends.manifest_catalog import AdmittedTool, ManifestCatalog
 from toolgate.backends.policy_files import read_policy
 from toolgate.backends.sql_ledger import SqlLedger
-from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.arguments import Schema, closed
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Opened
+from toolgate.core.claims import Closed, InDoubt, Opened
 from toolgate.core.decision import Decision
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
 from toolgate.core.gateway import Gateway
-from toolgate.core.lease import Lease
+from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Outcome, Refused
 from toolgate.core.ports import Rulebook
+from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
 from toolgate.core.tool import CredentialRole, Terms, Tool, WithoutKey
@@ -134,17 +136,21 @@ class FailingLedger:
         if step in self.failing:
             raise LedgerUnavailable("the disk is gone")
 
-    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
+    async def open(
+        self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
+    ) -> Opened | Answer | InDoubt:
         self._at("open")
-        return await self.inner.open(call, tool, decision, book)
+        return await self.inner.open(call, tool, decision, book, last_word=last_word)
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         self._at("remember")
         await self.inner.remember(opened, value)
 
-    async def close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> int:
+    async def close(
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+    ) -> Closed:
         self._at("close")
-        return await self.inner.close(call, tool, opened, outcome)
+        return await self.inner.close(call, tool, opened, outcome, lent)
 
     async def refuse(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
@@ -163,6 +169,8 @@ class Rig:
     ledger: FailingLedger
     shield: Shield
     database: Path
+    parts: SqliteLedger
+    tools: dict[str, AdmittedTool]
 
     async def call(
         self,
@@ -198,17 +206,37 @@ async def rig(
         for effect in ("read", "write", "destroy")
     ]
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
-    database = folder / "ledger.db"
-    writer = SqliteWriter(database, patience=patience)
-    ledger = FailingLedger(SqlLedger(writer, now=now, random=os.urandom))
+    parts = ledger_in(folder, patience=patience)
+    ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
-        rulebook=lambda: rulebook, ledger=ledger, vault=purse, tools=AdapterTools(now=now), shield=shield
+        rulebook=lambda: rulebook,
+        ledger=ledger,
+        vault=purse,
+        tools=running,
+        shield=shield,
+        reconciler=Reconciler(doubts=parts.doubts, vault=purse, tools=running),
     )
+    admitted = {tool.name: tool for tool in tools}
     try:
-        yield Rig(gateway, desk, purse, ledger, shield, database)
+        yield Rig(gateway, desk, purse, ledger, shield, folder / "ledger.db", parts, admitted)
     finally:
         await shield.drain()
-        writer.close()
+        await parts.aclose()
+
+
+def ledger_in(folder: Path, *, patience: float = 10.0, wait: float = 2.0) -> SqliteLedger:
+    """Open a ledger in `folder`, whose key is made when it is not there."""
+    key = folder / "ledger.key"
+    if not key.exists():
+        LogKey.new("toolgate/test").write(key)
+    files = LedgerFiles(
+        database=folder / "ledger.db",
+        checkpoint=folder / "checkpoint",
+        spill=folder / "spill",
+        patience=patience,
+        wait=wait,
+    )
+    return open_sqlite_ledger(files, LogKey.read(key), now=now, random=os.urandom)
 
 
 def _policy(folder: Path) -> CasbinPolicy:

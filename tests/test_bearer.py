@@ -36,7 +36,7 @@ async def ask(
     scope: dict[str, Any] = {
         "headers": [(b"host", b"gate"), *((b"authorization", value) for value in authorization)]
     }
-    return await Bearer(resource, issuer).admit(scope), scope
+    return await Bearer(resource, issuer, lambda _source, _reason: None).admit(scope), scope
 
 
 def challenge_of(response: Response | None) -> dict[str, str]:

@@ -27,7 +27,8 @@ def test_only_the_runner_of_adapters_reaches_an_operation() -> None:
 
 
 def test_only_the_gateway_asks_the_runner_the_vault_and_the_ledger_to_act() -> None:
-    assert _who_reads("borrow") == {"core/gateway.py"}
+    assert _who_reads("borrow") == {"core/gateway.py", "core/reconcile.py"}
+    assert _calls_of("tools", "look_up") == {"core/reconcile.py"}, "which sends nothing: see adapter_tools"
     for act in ("tools.run", "ledger.open", "ledger.close", "ledger.refuse"):
         part, verb = act.split(".")
         assert _calls_of(part, verb) == {"core/gateway.py"}, act
@@ -35,8 +36,7 @@ def test_only_the_gateway_asks_the_runner_the_vault_and_the_ledger_to_act() -> N
 
 def test_web_and_command_line_call_the_gateway_and_nothing_behind_it() -> None:
     assert _who_reads("carry_out") == {"web/mcp_server.py", "cli/call.py"}
-    for inner in ("_carry_through", "_attempt"):
-        assert _who_reads(inner) <= {"core/gateway.py", "backends/adapter_tools.py"}
+    assert _who_reads("_carry_through") == {"core/gateway.py"}
 
 
 def _calls_of(part: str, verb: str) -> set[str]:

@@ -37,7 +37,7 @@ max_rows = 5
 columns = { id = "integer" }
 parameters.name = { type = "text", max_length = 10, description = "Its name." }
 """
-TERMS = ("effect", "timeout", "duplicates", "without_key", "capture", "scopes", "credential")
+TERMS = ("effect", "timeout", "duplicates", "capture", "scopes", "credential")
 SEE = "see docs/reference/registry.md"
 Write = Callable[..., None]
 
@@ -104,7 +104,14 @@ def test_a_term_that_is_not_said_is_told_by_name(registry: Registry, write: Writ
     (fault,) = faults_of(registry)
 
     assert (fault.file, fault.place) == ("registry/crm.toml", f"tools.find.{term}")
-    assert fault.remedy == f"say it: no term has a default, {SEE}"
+    assert fault.remedy == f"say it: it has no default, {SEE}"
+
+
+def test_calls_without_a_key_are_guarded_where_nothing_is_said(registry: Registry, write: Write) -> None:
+    write(crm=MANIFEST.replace('without_key = "allow"\n', ""))
+
+    (tool,) = read(registry).tools
+    assert tool.terms.without_key == "guard"
 
 
 @pytest.mark.parametrize(

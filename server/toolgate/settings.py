@@ -1,5 +1,6 @@
 """`toolgate.toml` and the environment, read once into one frozen `Settings`."""
 
+import hashlib
 import os
 import re
 import tomllib
@@ -66,6 +67,20 @@ class Settings(BaseSettings):
     policies: str = "policies"
     registry: str = "registry"
     database: str = "data/toolgate.db"
+    ledger_key: str = "keys/ledger.key"
+    """Signs the ledger's checkpoints. Its public half lies beside it, as `.vkey`, for auditors."""
+    checkpoint: str = "data/checkpoint"
+    """The last published checkpoint, outside the database: one that holds less is refused at the start."""
+    spill: str = "data/spill"
+    """A folder for ends of calls that the database would not take. Best on another disk."""
+    checkpoint_seconds: float = Field(default=1.0, ge=0.05, le=3600)
+    """How long an entry waits at most until a checkpoint covers it."""
+    wait_seconds: float = Field(default=2.0, ge=0, le=60)
+    """How long a call waits for the answer of the first one under its key."""
+    answers_days: float = Field(default=30, gt=0, le=3650)
+    """How long answers are kept for replays. Keys are kept for good."""
+    disk_floor_mb: int = Field(default=64, ge=1, le=1_048_576)
+    """Megabytes that must be free before a new call is begun: ends of calls still need room."""
     keystore: str = "keys/keystore.json"
     issuers: tuple[TrustedIssuer, ...] = ()
     callers: dict[str, NamedCaller] = Field(default_factory=dict)
@@ -93,6 +108,13 @@ class Settings(BaseSettings):
         """The environment first, then the file, which comes as keyword arguments; nothing else."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+
+def settings_digest(root: Path) -> str:
+    """Tell one state of the settings from any other: SHA-256 over the file and what the environment sets."""
+    passphrase = f"{_PREFIX}PASSPHRASE"
+    said = sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX) and k != passphrase)
+    return hashlib.sha256((root / FILE).read_bytes() + repr(said).encode()).hexdigest()
 
 
 def read_settings(root: Path) -> Settings:

@@ -3,26 +3,38 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
 
-from toolgate.adapter import Context, Credential, NothingDone, OutcomeUnknown
+from toolgate.adapter import (
+    CannotTell,
+    Context,
+    Credential,
+    Found,
+    NotFound,
+    NothingDone,
+    OutcomeUnknown,
+    Sending,
+)
 from toolgate.adapter.http import RequestBroken, RequestRefused
 from toolgate.backends.breaker import Breaker
 from toolgate.backends.manifest_catalog import AdmittedTool
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.canonical import canonical
+from toolgate.core.claims import Finding
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Failed, Outcome, Unknown
 from toolgate.core.ports import Act
+from toolgate.core.reconcile import CANNOT_TELL
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
 from toolgate.core.tool import Tool
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MOST_VALUES: Final = 250_000
@@ -36,14 +48,23 @@ class CancelledBeforeSend(Exception):  # noqa: N818 - named by what happened
     """The caller hung up, and nothing had been sent."""
 
 
+class OnlyLooking(Exception):  # noqa: N818
+    """A look-up wanted to send what could have an effect."""
+
+
 @dataclass
 class Sends:
     """Counts the requests that may have had an effect, and stops the first one when the caller has gone."""
 
     hang_up: HangUp
+    is_late: Callable[[], bool]
+    """Whether the time for this attempt is over: a process that was stopped may wake up in the middle of it,
+    when others have taken it for lost."""
     count: int = 0
 
     def __call__(self) -> None:
+        if self.is_late():
+            raise TimeoutError
         if self.count == 0 and self.hang_up.seen:
             raise CancelledBeforeSend
         self.count += 1
@@ -78,10 +99,26 @@ class AdapterTools:
         breaker.saw(outcome)
         return outcome
 
+    async def look_up(self, tool: Tool, act: Act) -> Finding:
+        """Ask the system what became of an earlier send. Never raises."""
+        if not isinstance(tool, AdmittedTool) or tool.run_by.look_up is None:
+            return CANNOT_TELL
+        deadline = self._now() + timedelta(seconds=tool.terms.timeout)
+        try:
+            async with asyncio.timeout(tool.terms.timeout):
+                found = await _value_or_error(_look_up(tool, act, deadline))
+        except TimeoutError:
+            return CANNOT_TELL
+        if isinstance(found, Exception):
+            log.warning("call %s: it could not be looked up (%s)", act.opened.call_id, type(found).__name__)
+            return CANNOT_TELL
+        return found
+
     async def _within_timeout(self, tool: AdmittedTool, act: Act) -> Outcome:
         if act.hang_up.seen:
             return _CANCELLED
-        sends = Sends(act.hang_up)
+        latest = self._clock() + tool.terms.timeout
+        sends = Sends(act.hang_up, lambda: self._clock() > latest)
         if not tool.connector.marks_sending and tool.terms.effect != "read":
             sends.count = 1
         deadline = self._now() + timedelta(seconds=tool.terms.timeout)
@@ -103,18 +140,24 @@ class AdapterTools:
         return outcome
 
     async def _attempt(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
-        try:
-            return await _operate(tool, act, sends, deadline)
-        except TimeoutError:
+        ended = await _value_or_error(_operate(tool, act, sends, deadline))
+        return _meaning_of(ended, tool, act, sends) if isinstance(ended, Exception) else ended
+
+
+async def _value_or_error(operation: Coroutine[Any, Any, T]) -> T | Exception:
+    """Run foreign code, and give what it raises as a value; only our own timeout and cancellation pass."""
+    try:
+        return await operation
+    except TimeoutError:
+        raise
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
             raise
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                raise
-            return _meaning_of(RuntimeError(f"it cancelled itself: {error}"), tool, act, sends)
-        except SystemExit as error:
-            return _meaning_of(RuntimeError(f"it wanted to exit: {error}"), tool, act, sends)
-        except Exception as error:  # noqa: BLE001 - an adapter is foreign code and may raise anything
-            return _meaning_of(_single(error), tool, act, sends)
+        return RuntimeError(f"it cancelled itself: {error}")
+    except SystemExit as error:
+        return RuntimeError(f"it wanted to exit: {error}")
+    except Exception as error:  # noqa: BLE001 - an adapter is foreign code and may raise anything
+        return _single(error)
 
 
 def _single(error: Exception) -> Exception:
@@ -138,16 +181,46 @@ async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetim
     except ValidationError:
         return _BAD_ARGUMENTS
     async with tool.connector.session(_credential(tool, act), sends) as client:
-        context: Context[Any] = Context(
-            client=client,
-            deadline=deadline,
-            progress=act.progress,
-            idempotency_key=act.opened.call_id,
-            remember=act.remember,
-            remembered=act.opened.remembered,
-            sending=sends,
-        )
-        result = await operation.run(arguments, context)
+        result = await operation.run(arguments, _context(client, act, sends, deadline))
+    return _checked(tool, act, sends, result)
+
+
+async def _look_up(tool: AdmittedTool, act: Act, deadline: datetime) -> Finding:
+    """Look for what an earlier send did. What the operation could not have answered is not found."""
+    look_up = tool.run_by.look_up
+    if look_up is None:
+        return CANNOT_TELL
+    arguments = tool.run_by.input_model.model_validate(act.call.arguments)
+    async with tool.connector.session(_credential(tool, act), _send_nothing) as client:
+        found = await look_up(arguments, _context(client, act, _send_nothing, deadline))
+    match found:
+        case Found(value=result):
+            outcome = _checked(tool, act, Sends(act.hang_up, lambda: False), result)
+            return Finding(verdict="found", outcome=outcome) if isinstance(outcome, Done) else CANNOT_TELL
+        case NotFound():
+            return Finding(verdict="not_found")
+        case CannotTell():
+            return CANNOT_TELL
+
+
+def _send_nothing() -> None:
+    raise OnlyLooking
+
+
+def _context(client: Any, act: Act, sending: Sending, deadline: datetime) -> Context[Any]:  # noqa: ANN401
+    return Context(
+        client=client,
+        deadline=deadline,
+        progress=act.progress,
+        idempotency_key=act.opened.call_id,
+        remember=act.remember,
+        remembered=act.opened.remembered,
+        sending=sending,
+    )
+
+
+def _checked(tool: AdmittedTool, act: Act, sends: Sends, result: Any) -> Outcome:  # noqa: ANN401 - an adapter's
+    operation = tool.run_by
     value = operation.output_model.model_dump(result, mode="json", by_alias=True)
     if fault := _fault_in_spelling(value) or tool.output.fault_in(value):
         log.error("call %s: %s broke its output schema: %s", act.call.id, tool.name, fault)

@@ -26,5 +26,13 @@ def adapter_named(name: str) -> tuple[Adapter[Any] | None, str]:
     return adapter, ""
 
 
+def installed_versions() -> dict[str, str]:
+    """Give each installed adapter with the distribution that brings it, and that one's version."""
+    return {
+        point.name: f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        for point in entry_points(group=_GROUP)
+    }
+
+
 def _is_adapter(loaded: object) -> bool:
     return isinstance(loaded, Adapter)

@@ -1,31 +1,73 @@
-"""What is written about a call: an entry, the columns that repeat parts of it, and what is kept beside it."""
+"""What is written about a call: an entry, the columns that repeat parts of it, and what is kept beside it.
 
-from collections.abc import Callable
+The form is in `docs/reference/ledger.md`. An entry is spelled here but for its writer and that writer's
+count, which it gets when it is added to the tree.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import orjson
+
 from toolgate.core.call import Call
 from toolgate.core.canonical import canonical
-from toolgate.core.claims import Opened
+from toolgate.core.claims import Attempt, EarlierCall, Opened
 from toolgate.core.commitment import SALT_BYTES, commitment
 from toolgate.core.decision import Decision
+from toolgate.core.lease import Lent
 from toolgate.core.outcome import Answer, Done, Outcome, Refused
-from toolgate.core.ports import Rulebook
-from toolgate.core.record import JsonObject
+from toolgate.core.record import Json
 from toolgate.core.tool import Capture, Tool
 
+FORM: Final = 2
 _LONGEST_NAME: Final = 128
-_REPEATED: Final = ("kind", "call_id", "at", "tenant", "subject", "tool", "status")
+_REPEATED: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How an entry speaks of a call's surroundings."""
+
+    who: str
+    client: str = ""
+    act: tuple[str, ...] = ()
+    run: str = ""
+    config: int = 0
+    """The entry that says what governs."""
+
+    def subject(self, call: Call, tool: str) -> dict[str, Json]:
+        """Give the fields by which a later entry says whose and which call it is about."""
+        about: dict[str, Json] = {"tenant": call.caller.tenant, "who": self.who, "tool": tool}
+        return about | {"config": self.config} | ({"run": self.run} if self.run else {})
 
 
 @dataclass(frozen=True)
 class Entry:
     """An entry that has no index yet."""
 
-    columns: dict[str, Any]
-    payloads: list[dict[str, Any]]
-    """Salts, and the values that the tool's `capture` keeps."""
+    columns: Mapping[str, Any]
+    spelled: bytes
+    """The body without its last brace and its last two fields, `writer` and `wseq`."""
+    payloads: tuple[Mapping[str, Any], ...] = ()
+    """Salts, and the values that are kept."""
+
+    def body(self, writer: str, wseq: int) -> bytes:
+        """Give the body as the entry number `wseq` of `writer`; these two names sort behind all others."""
+        return b'%b,"writer":"%b","wseq":%d}' % (self.spelled, writer.encode(), wseq)
+
+
+def changed(entry: Entry, **fields: Json) -> Entry:
+    """Spell an entry again with other fields."""
+    return entry_of(orjson.loads(entry.spelled + b"}") | fields, entry.payloads)
+
+
+def entry_of(body: Mapping[str, Any], payloads: tuple[Mapping[str, Any], ...] = ()) -> Entry:
+    """Spell a body that has no commitments, or only those that were made already."""
+    columns = {name: body.get(name, "") for name in _REPEATED}
+    columns["refers"] = body.get("intent", body.get("answered_with"))
+    return Entry(columns, canonical(dict(body))[:-1], payloads)
 
 
 class Entries:
@@ -39,66 +81,112 @@ class Entries:
     def __init__(self, *, now: Callable[[], datetime], random: Callable[[int], bytes]) -> None:
         self._now, self._random = now, random
 
-    def intent(
-        self, call: Call, tool: Tool, decision: Decision, book: Rulebook, call_id: str, attempt: int
-    ) -> Entry:
-        """Spell what is about to be tried, and why it may be."""
-        body = self._body("intent", call, tool, call_id) | _judged(decision, book)
-        body |= {"status": "opened", "attempt": attempt, "keyed": call.key is not None}
-        return self._entry(body, {"arguments": call.arguments}, tool.terms.capture)
+    def bare(self, kind: str, status: str, **fields: Json) -> Entry:
+        """Spell an entry that is about no call."""
+        return entry_of({"v": FORM, "kind": kind, "at": micros(self._now()), "status": status, **fields})
 
-    def outcome(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> Entry:
+    def committed(self, kind: str, status: str, kept: Mapping[str, Json], **fields: Json) -> Entry:
+        """Spell an entry that is about no call, with values that are kept beside it."""
+        body = {"v": FORM, "kind": kind, "at": micros(self._now()), "status": status, **fields}
+        return self._entry(body, kept, "full")
+
+    def intent(self, call: Call, tool: Tool, decision: Decision, names: Names, attempt: Attempt) -> Entry:
+        """Spell what is about to be tried, and why it may be."""
+        body = self._body("intent", "opened", call, tool, names, attempt.call_id) | _judged(decision)
+        body |= {
+            "effect": tool.terms.effect,
+            "definition": tool.definition,
+            "attempt": attempt.number,
+            "key": call.key_from,
+            "lapses": micros(attempt.until),
+        }
+        values: dict[str, Json] = {"arguments": call.arguments}
+        if call.step is not None:
+            values["step"] = call.step
+        return self._entry(body, values, tool.terms.capture)
+
+    def outcome(self, call: Call, tool: Tool, names: Names, opened: Opened, outcome: Outcome) -> Entry:
         """Spell how an attempt ended."""
-        body = self._body("outcome", call, tool, opened.call_id)
-        body |= {"intent": opened.intent, "outcome": outcome.kind}
-        if isinstance(outcome, Done):
-            return self._entry(body | {"status": "done"}, {"result": outcome.value}, tool.terms.capture)
-        return self._entry(body | {"status": outcome.code}, {}, tool.terms.capture)
+        status = "done" if isinstance(outcome, Done) else outcome.code
+        body = self._body("outcome", status, call, tool, names, opened.call_id)
+        took = micros(self._now()) - micros(call.received_at)
+        body |= {
+            "intent": opened.intent,
+            "attempt": opened.attempt,
+            "outcome": outcome.kind,
+            "took_us": max(0, took),
+        }
+        values: dict[str, Json] = {"result": outcome.value} if isinstance(outcome, Done) else {}
+        return self._entry(body, values, tool.terms.capture)
+
+    def lease(self, call: Call, tool: Tool, names: Names, opened: Opened, lent: Lent) -> Entry:
+        """Spell which credential a call had, and that it was given back."""
+        body = self._body("lease", "given_back", call, tool, names, opened.call_id)
+        body |= {"intent": opened.intent, "role": lent.role, "static": lent.static, "lease": lent.id}
+        return entry_of(body)
 
     def refusal(
-        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
+        self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, names: Names
     ) -> Entry:
         """Spell that nothing was done, and why. Arguments that broke their schema are not kept."""
         capture: Capture = tool.terms.capture if tool and refused.code != "bad_arguments" else "metadata"
-        body = self._body("refusal", call, tool, call.id) | _judged(decision, book)
-        body["status"] = refused.code
+        body = self._body("refusal", refused.code, call, tool, names, call.id) | _judged(decision)
+        if tool is None:
+            return self._entry(body, {"asked": _printable(call.tool)}, "full")
         return self._entry(body, {"arguments": call.arguments}, capture)
 
-    def repeat(self, call: Call, tool: Tool, decision: Decision, book: Rulebook, answer: Answer) -> Entry:
+    def repeat(self, call: Call, tool: Tool, decision: Decision, names: Names, answer: Answer) -> Entry:
         """Spell an answer out of memory: who got it, and what it points at."""
-        status = answer.outcome.code if isinstance(answer.outcome, Refused) else "replayed"
-        body = self._body("repeat", call, tool, answer.call_id) | _judged(decision, book)
-        return self._entry(body | {"status": status, "answered_with": answer.entry}, {}, "metadata")
+        refused = isinstance(answer.outcome, Refused) and not answer.replayed
+        status = answer.outcome.code if isinstance(answer.outcome, Refused) and refused else "replayed"
+        body = self._body("repeat", status, call, tool, names, answer.call_id) | _judged(decision)
+        return entry_of(body | {"answered_with": answer.entry})
 
-    def _entry(self, body: dict[str, Any], values: dict[str, JsonObject], capture: Capture) -> Entry:
+    def about(
+        self, kind: str, status: str, earlier: EarlierCall, subject: Mapping[str, Json], **fields: Json
+    ) -> Entry:
+        """Spell something that became known of an earlier call; `subject` says whose and which it was."""
+        return entry_of(self._about(kind, status, earlier, subject) | fields)
+
+    def resolution(
+        self, status: str, earlier: EarlierCall, subject: Mapping[str, Json], by: str, because: str
+    ) -> Entry:
+        """Spell what a person says became of an earlier call, and on what evidence."""
+        body = self._about("resolve", status, earlier, subject) | {"by": by}
+        return self._entry(body, {"because": because}, "full")
+
+    def _about(
+        self, kind: str, status: str, earlier: EarlierCall, subject: Mapping[str, Json]
+    ) -> dict[str, Any]:
+        body = {"v": FORM, "kind": kind, "at": micros(self._now()), "status": status, **subject}
+        return body | {"call_id": earlier.call_id, "intent": earlier.intent, "attempt": earlier.attempt}
+
+    def _entry(self, body: dict[str, Any], values: Mapping[str, Json], capture: Capture) -> Entry:
         """Commit to each value under a salt of its own, and keep what `capture` says."""
-        payloads: list[dict[str, Any]] = []
+        payloads: list[Mapping[str, Any]] = []
         for field, value in values.items() if capture != "metadata" else ():
             spelled, salt = canonical(value), self._random(SALT_BYTES)
             body[field] = {"hmac": commitment(salt, field, spelled), "length": len(spelled)}
-            kept = capture == "full" or (capture == "arguments" and field == "arguments")
+            kept = capture == "full" or (capture == "arguments" and field != "result")
             payloads.append({"field": field, "salt": salt, "value": spelled if kept else None})
-        columns = {name: body[name] for name in _REPEATED} | {"body": canonical(body)}
-        return Entry(columns, payloads)
+        return entry_of(body, tuple(payloads))
 
-    def _body(self, kind: str, call: Call, tool: Tool | None, call_id: str) -> dict[str, Any]:
-        caller = call.caller
+    def _body(
+        self, kind: str, status: str, call: Call, tool: Tool | None, names: Names, call_id: str
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "v": 1,
+            "v": FORM,
             "kind": kind,
-            "call_id": call_id,
             "at": micros(self._now()),
-            "tenant": caller.tenant,
-            "issuer": caller.issuer,
-            "subject": caller.subject,
-            "client": caller.client,
-            "act": list(caller.act),
-            "tool": tool.name if tool else _printable(call.tool),
-            "effect": tool.terms.effect if tool else "",
+            "status": status,
+            "call_id": call_id,
+            "tenant": call.caller.tenant,
+            "who": names.who,
+            "tool": tool.name if tool else "",
+            "config": names.config,
         }
-        if call.trace:
-            body["trace"] = call.trace
-        return body
+        said = {"client": names.client, "act": list(names.act), "run": names.run, "trace": call.trace}
+        return body | {field: value for field, value in said.items() if value}
 
 
 def micros(when: datetime) -> int:
@@ -111,12 +199,8 @@ def moment(stored: int) -> datetime:
     return datetime.fromtimestamp(stored / 1_000_000, UTC)
 
 
-def _judged(decision: Decision | None, book: Rulebook) -> dict[str, Any]:
-    """Under which registry and policy it was judged and, when it came to that, how."""
-    judged: dict[str, Any] = {"registry": book.catalog.digest, "policy": book.policy.digest}
-    if decision is not None:
-        judged |= {"verdict": decision.verdict, "rules": list(decision.rules)}
-    return judged
+def _judged(decision: Decision | None) -> dict[str, Any]:
+    return {} if decision is None else {"verdict": decision.verdict, "rules": list(decision.rules)}
 
 
 def _printable(name: str) -> str:

@@ -276,7 +276,7 @@ def _words(error: Exception) -> str:
 def _remedy(kind: str) -> str:
     match kind:
         case "missing":
-            return "say it: no term has a default, see docs/reference/registry.md"
+            return "say it: it has no default, see docs/reference/registry.md"
         case "extra_forbidden":
             return "remove it, or correct its spelling"
         case _:

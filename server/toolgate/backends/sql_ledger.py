@@ -1,239 +1,280 @@
 """The ledger on SQL tables: every call's intent before its act, its end before its answer."""
 
-import logging
-import sqlite3
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import orjson
-from pydantic import ValidationError
-from sqlalchemy import and_, bindparam, desc, insert, or_, select, update
+from sqlalchemy import desc, select
 
-from toolgate.backends.ledger_entries import Entries, Entry, micros, moment
-from toolgate.backends.sql_tables import CLAIM, Prepared
-from toolgate.backends.sqlite_writer import Batch, SqliteWriter
+from toolgate.backends.endings import Ending, Endings
+from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_entries import Entries, Entry, Names, micros
+from toolgate.backends.pseudonyms import Pseudonyms
+from toolgate.backends.sql_claims import GRACE, Claims, Settlement, stored
+from toolgate.backends.sql_doubts import SqlDoubts
+from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call
-from toolgate.core.canonical import canonical
 from toolgate.core.claims import (
+    Attempt,
+    Busy,
+    Closed,
     EarlierCall,
+    InDoubt,
     Opened,
     answer_to_repetition,
     answer_under_key,
     state_after,
+    still_running,
 )
 from toolgate.core.decision import Decision
 from toolgate.core.errors import LedgerUnavailable
-from toolgate.core.outcome import Answer, Outcome, OutcomeOf, Refused
+from toolgate.core.lease import Lent
+from toolgate.core.outcome import Answer, Outcome, Refused
 from toolgate.core.ports import Rulebook
 from toolgate.core.record import JsonObject
+from toolgate.core.strangers import Rejected
 from toolgate.core.tool import Tool
 
-log = logging.getLogger(__name__)
+WAIT: Final = 2.0
+"""Seconds that a call waits for the first one under its key."""
+FIRST_LOOK, LONGEST_LOOK = 0.02, 0.2
+"""Seconds between two looks whether another process has ended a call."""
 
-GRACE: Final = timedelta(seconds=30)
-"""How long after its timeout a call may still be busy recording its end before it is taken for lost."""
+_CONFIG = Prepared(
+    select(ENTRY.c.idx, ENTRY.c.body).where(ENTRY.c.kind == "config").order_by(desc(ENTRY.c.idx)).limit(1)
+)
 
 
 class SqlLedger:
     """Writes entries and settles claims through one writer.
 
     Args:
+        doubts: takes calls for lost.
+        endings: records ends, whatever the database does.
         now: the clock (UTC).
-        random: gives so many random bytes.
+        wait: seconds that a call waits for the first one under its key.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one part of a ledger
         self,
         writer: SqliteWriter,
+        entries: Entries,
+        pseudonyms: Pseudonyms,
+        claims: Claims,
         *,
+        doubts: SqlDoubts,
+        endings: Endings,
         now: Callable[[], datetime],
-        random: Callable[[int], bytes],
+        wait: float = WAIT,
     ) -> None:
-        self._writer = writer
-        self._now = now
-        self._entries = Entries(now=now, random=random)
+        self._writer, self._entries, self._pseudonyms = writer, entries, pseudonyms
+        self._claims, self._doubts, self._endings = claims, doubts, endings
+        self._now, self._wait = now, wait
+        self._governed_by: dict[str, str] = {}
+        self._configs: dict[str, int] = {}
+        self._running: dict[str, asyncio.Event] = {}
 
-    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
+    async def open(
+        self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
+    ) -> Opened | Answer | InDoubt:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
-        intent = partial(self._entries.intent, call, tool, decision, book)
+        asked = _Asked(call, tool, decision, await self._names(call, book), last_word)
         if call.key is None and tool.terms.effect == "read":
-            return await self._open_unclaimed(call, intent(call.id, 1))
-        scope = _scope(call, tool)
-        fingerprint = call.fingerprint
-
-        def work(batch: Batch) -> Opened | Answer:
-            earlier = _earlier(batch, call, scope, fingerprint, tool)
-            if earlier is None:
-                return self._claim(batch, call, tool, intent(call.id, 1), scope)
-            known = _known(earlier)
-            if call.key is None:
-                answer = answer_to_repetition(known, call)
-            else:
-                maybe = answer_under_key(known, call)
-                if maybe is None:
-                    attempt = known.attempt + 1
-                    return self._claim_again(batch, tool, known, intent(known.call_id, attempt))
-                answer = maybe
-            entry = batch.append(self._entries.repeat(call, tool, decision, book, answer))
-            return answer if answer.replayed else answer.model_copy(update={"entry": entry})
-
-        return await self._writer.write(work)
+            return await self._open_unclaimed(asked)
+        opened = await self._writer.begin(partial(self._try_to_open, asked))
+        if isinstance(opened, Busy):
+            opened = await self._after_the_first(asked, opened)
+        if isinstance(opened, Opened):
+            self._running[opened.call_id] = asyncio.Event()
+        return opened
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         """Keep what the adapter must know again if this attempt dies after its send."""
         if not opened.claimed:
             raise LedgerUnavailable("a read has nothing to remember before a send")
-        parameters = {
-            "id_": opened.call_id,
-            "attempt_": opened.attempt,
-            "remembered": canonical(value),
-        }
 
         def work(batch: Batch) -> None:
-            if batch.execute(_REMEMBER, parameters).rowcount != 1:
+            if not self._claims.remember(batch, opened, value):
                 raise LedgerUnavailable("the call has another owner now")
 
         await self._writer.write(work)
 
-    async def close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> int:
-        """Record the end and settle the claim; gives the entry."""
-        stored = OutcomeOf.dump_json(outcome)
-        entry = self._entries.outcome(call, tool, opened, outcome)
-        parameters = {"id_": opened.call_id, "attempt_": opened.attempt, "state": state_after(outcome)}
-
-        def work(batch: Batch) -> int:
-            end = batch.append(entry)
-            if opened.claimed:
-                batch.execute(_SETTLE, parameters | {"end": end, "outcome": stored})
-            return end
-
-        return await self._writer.write(work)
+    async def close(
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+    ) -> Closed:
+        """Record the end and settle the claim; what cannot be recorded is kept outside, and withheld."""
+        names = await self._pseudonyms.names(call, opened.config)
+        ending = Ending(
+            opened=opened,
+            owner=self._writer.owners.me,
+            entry=self._entries.outcome(call, tool, names, opened, outcome),
+            lease=self._entries.lease(call, tool, names, opened, lent) if lent else None,
+            settlement=Settlement(
+                state=state_after(outcome, resent=opened.resent),
+                outcome=stored(outcome),
+                until=micros(self._now() + timedelta(seconds=tool.terms.quiet_period)),
+            ),
+        )
+        try:
+            return await self._endings.record(ending)
+        finally:
+            if (running := self._running.pop(opened.call_id, None)) is not None:
+                running.set()
 
     async def refuse(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
     ) -> int:
         """Record that nothing was done, and why; gives the entry."""
-        entry = self._entries.refusal(call, tool, refused, decision, book)
-        return await self._writer.write(lambda batch: batch.append(entry))
+        entry = self._entries.refusal(call, tool, refused, decision, await self._names(call, book))
+        return await self._writer.begin(lambda batch: batch.append(entry))
 
-    async def _open_unclaimed(self, call: Call, entry: Entry) -> Opened:
-        intent = await self._writer.write(lambda batch: batch.append(entry))
-        return Opened(call_id=call.id, intent=intent, claimed=False, remembered={})
+    async def govern(self, book: Rulebook, beside: Mapping[str, str]) -> int:
+        """Record what governs from now on, where that has changed; gives the entry that says it."""
+        self._governed_by, self._configs = dict(beside), {}
+        return await self._config(book)
 
-    def _claim(self, batch: Batch, call: Call, tool: Tool, entry: Entry, scope: dict[str, str]) -> Opened:
-        intent = batch.append(entry)
-        row = scope | {
-            "call_id": call.id,
-            "key": call.key,
-            "fingerprint": call.fingerprint,
-            "state": "in_progress",
-            "attempt": 1,
-            "opened_at": entry.columns["at"],
-            "lapses_at": self._lapse(tool),
-            "intent": intent,
-            "end": None,
-            "outcome": None,
-            "remembered": None,
+    async def note_rejected(self, rejected: Sequence[Rejected]) -> None:
+        """Record which sources came with tokens that were refused; an address is kept beside the tree."""
+        if rejected:
+            entries = [
+                self._entries.committed(
+                    "auth_failure",
+                    "coalesced",
+                    {"source": each.source},
+                    count=each.count,
+                    reasons=dict(each.reasons),
+                )
+                for each in rejected
+            ]
+            await self._writer.begin(lambda batch: [batch.append(entry) for entry in entries])
+
+    async def _names(self, call: Call, book: Rulebook) -> Names:
+        return await self._pseudonyms.names(call, await self._config(book))
+
+    async def _config(self, book: Rulebook) -> int:
+        known = self._configs.get(book.version)
+        if known is None:
+            digests = {"registry": book.catalog.digest, "policy": book.policy.digest, **self._governed_by}
+            known = await self._writer.write(partial(self._note_config, digests))
+            self._configs[book.version] = known
+        return known
+
+    def _note_config(self, digests: dict[str, str], batch: Batch) -> int:
+        batch.flush()
+        last = batch.find(_CONFIG, {})
+        if last is not None and orjson.loads(last["body"])["digests"] == digests:
+            return int(last["idx"])
+        return batch.append(self._entries.bare("config", "in_force", digests=dict(digests)))
+
+    async def _open_unclaimed(self, asked: "_Asked") -> Opened:
+        entry = self._intent(asked, self._first(asked))
+        intent = await self._writer.begin(lambda batch: batch.append(entry))
+        return Opened(
+            call_id=asked.call.id, intent=intent, config=asked.names.config, claimed=False, remembered={}
+        )
+
+    async def _after_the_first(self, asked: "_Asked", busy: Busy) -> Opened | Answer | InDoubt:
+        """Wait a bounded time for the first call under the key, whichever process runs it."""
+        give_up = self._now() + timedelta(seconds=self._wait)
+        pause = FIRST_LOOK
+        while self._now() < give_up:
+            running = self._running.get(busy.call_id)
+            with contextlib.suppress(TimeoutError):
+                # One that runs here says when it has ended; for another process's, we have to look.
+                await asyncio.wait_for((running or asyncio.Event()).wait(), self._wait if running else pause)
+            pause = min(2 * pause, LONGEST_LOOK)
+            opened = await self._writer.begin(partial(self._try_to_open, asked))
+            if not isinstance(opened, Busy):
+                return opened
+        return await self._writer.write(lambda batch: self._repeated(batch, asked, still_running(busy)))
+
+    def _try_to_open(  # noqa: PLR0911 - one for each thing that an earlier call can mean
+        self, asked: "_Asked", batch: Batch
+    ) -> Opened | Answer | InDoubt | Busy:
+        call, tool = asked.call, asked.tool
+        claimed = self._claims.standing_in_the_way(batch, call, tool)
+        if claimed is None:
+            return self._claim(batch, asked, self._first(asked))
+        if claimed.earlier.is_lost(self._now()):
+            claimed = self._doubts.lose(batch, claimed, tool)
+        earlier = claimed.earlier
+        if call.key is None:
+            return self._repeated(batch, asked, answer_to_repetition(earlier, call))
+        match answer_under_key(earlier, call, tool.terms):
+            case "run" | "resend" as how:
+                return self._claim(batch, asked, self._next(asked, earlier, resent=how == "resend"))
+            case InDoubt() as doubt:
+                if tool.terms.duplicates == "query" and not asked.last_word:
+                    return doubt
+                return self._repeated(batch, asked, doubt.answer(self._now(), tool.terms))
+            case Answer() as answer:
+                return self._repeated(batch, asked, answer)
+            case Busy() as busy:
+                return busy
+
+    def _claim(self, batch: Batch, asked: "_Asked", attempt: Attempt) -> Opened:
+        intent = batch.append(self._intent(asked, attempt))
+        self._claims.claim(batch, asked.call, asked.tool, attempt, intent, asked.request)
+        return Opened(
+            call_id=attempt.call_id,
+            intent=intent,
+            attempt=attempt.number,
+            config=asked.names.config,
+            resent=attempt.resent,
+            remembered=attempt.remembered,
+        )
+
+    def _repeated(self, batch: Batch, asked: "_Asked", answer: Answer) -> Answer:
+        """Record that a call was answered out of memory; a replay keeps the first call's entry."""
+        entry = self._entries.repeat(asked.call, asked.tool, asked.decision, asked.names, answer)
+        index = batch.append(entry)
+        return answer if answer.replayed else answer.model_copy(update={"entry": index})
+
+    def _intent(self, asked: "_Asked", attempt: Attempt) -> Entry:
+        return self._entries.intent(asked.call, asked.tool, asked.decision, asked.names, attempt)
+
+    def _first(self, asked: "_Asked") -> Attempt:
+        call = asked.call
+        return Attempt(
+            call_id=call.id, opened_at=call.received_at, until=self._lapse(asked.tool), remembered={}
+        )
+
+    def _next(self, asked: "_Asked", earlier: EarlierCall, *, resent: bool) -> Attempt:
+        return Attempt(
+            call_id=earlier.call_id,
+            number=earlier.attempt + 1,
+            opened_at=earlier.opened_at,
+            until=self._lapse(asked.tool),
+            resent=resent,
+            remembered=earlier.remembered,
+        )
+
+    def _lapse(self, tool: Tool) -> datetime:
+        return self._now() + timedelta(seconds=tool.terms.timeout) + GRACE
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call that was allowed and wants to be opened."""
+
+    call: Call
+    tool: Tool
+    decision: Decision
+    names: Names
+    last_word: bool
+
+    @property
+    def request(self) -> JsonObject:
+        """Who asked for what, to be kept until it is known what became of it."""
+        call = self.call
+        return {
+            "caller": call.caller.model_dump(mode="json"),
+            "arguments": call.arguments,
+            "subject": self.names.subject(call, self.tool.name),
         }
-        batch.execute(_CLAIM, row)
-        return Opened(call_id=call.id, intent=intent, remembered={})
-
-    def _claim_again(self, batch: Batch, tool: Tool, earlier: EarlierCall, entry: Entry) -> Opened:
-        intent, attempt = batch.append(entry), earlier.attempt + 1
-        parameters = {"attempt": attempt, "lapses_at": self._lapse(tool), "intent": intent}
-        batch.execute(_CLAIM_AGAIN, parameters | {"id_": earlier.call_id})
-        return Opened(call_id=earlier.call_id, intent=intent, attempt=attempt, remembered=earlier.remembered)
-
-    def _lapse(self, tool: Tool) -> int:
-        return micros(self._now() + timedelta(seconds=tool.terms.timeout) + GRACE)
-
-
-def _scope(call: Call, tool: Tool) -> dict[str, str]:
-    caller = call.caller
-    return {
-        "tenant": caller.tenant,
-        "issuer": caller.issuer,
-        "subject": caller.subject,
-        "tool": tool.name,
-    }
-
-
-def _earlier(
-    batch: Batch, call: Call, scope: dict[str, str], fingerprint: str, tool: Tool
-) -> sqlite3.Row | None:
-    """Find the claim that stands in the way: under the same key or, without one, an identical recent call."""
-    if call.key is not None:
-        return batch.find(_BY_KEY, scope | {"key": call.key})
-    if call.again or tool.terms.without_key != "guard":
-        return None
-    since = call.received_at - timedelta(seconds=tool.terms.guard_window)
-    return batch.find(_LIKE, scope | {"fingerprint": fingerprint, "since": micros(since)})
-
-
-def _known(row: sqlite3.Row) -> EarlierCall:
-    return EarlierCall(
-        call_id=row["call_id"],
-        fingerprint=row["fingerprint"],
-        attempt=row["attempt"],
-        state=row["state"],
-        opened_at=moment(row["opened_at"]),
-        lapses_at=moment(row["lapses_at"]),
-        intent=row["intent"],
-        end=row["end"],
-        outcome=_outcome(row["outcome"]),
-        remembered=_read_json(row["remembered"]) or {},
-    )
-
-
-def _outcome(stored: bytes | None) -> Outcome | None:
-    """Read a stored outcome; one that cannot be read counts as none, and its call as unknown."""
-    try:
-        return None if stored is None else OutcomeOf.validate_json(stored)
-    except ValidationError:
-        log.exception("a stored outcome cannot be read")
-        return None
-
-
-def _read_json(stored: bytes | None) -> Any:  # noqa: ANN401 - whatever was stored
-    return None if stored is None else orjson.loads(stored)
-
-
-_SAME_SCOPE = and_(*(CLAIM.c[name] == bindparam(name) for name in ("tenant", "issuer", "subject", "tool")))
-_OWNED = and_(
-    CLAIM.c.call_id == bindparam("id_"),
-    CLAIM.c.attempt == bindparam("attempt_"),
-    CLAIM.c.state == "in_progress",
-)
-_BY_KEY = Prepared(select(CLAIM).where(_SAME_SCOPE, CLAIM.c.key == bindparam("key")))
-_LIKE = Prepared(
-    select(CLAIM)
-    .where(
-        _SAME_SCOPE,
-        CLAIM.c.fingerprint == bindparam("fingerprint"),
-        CLAIM.c.opened_at >= bindparam("since"),
-        or_(*(CLAIM.c.state == state for state in ("in_progress", "succeeded", "unknown"))),
-    )
-    .order_by(desc(CLAIM.c.opened_at))
-    .limit(1)
-)
-_CLAIM = Prepared(insert(CLAIM))
-_REMEMBER = Prepared(update(CLAIM).where(_OWNED).values(remembered=bindparam("remembered")))
-_SETTLE = Prepared(
-    update(CLAIM)
-    .where(_OWNED)
-    .values(state=bindparam("state"), end=bindparam("end"), outcome=bindparam("outcome"))
-)
-_CLAIM_AGAIN = Prepared(
-    update(CLAIM)
-    .where(CLAIM.c.call_id == bindparam("id_"))
-    .values(
-        state="in_progress",
-        attempt=bindparam("attempt"),
-        lapses_at=bindparam("lapses_at"),
-        intent=bindparam("intent"),
-        end=None,
-        outcome=None,
-    )
-)

@@ -1,17 +1,17 @@
 """Reads what the ledger recorded, beside the writer and without getting in its way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, Text, cast, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from toolgate.backends.sql_tables import ENTRY, PAYLOAD
-from toolgate.backends.sqlite_writer import reader
+from toolgate.backends.sql_tables import CLAIM, ENTRY, PAYLOAD, PSEUDONYM
+from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.record import JsonObject
 
@@ -31,6 +31,28 @@ class RecordedCall:
     end_entry: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoubtfulCall:
+    """A call of which nobody knows what became."""
+
+    call_id: str
+    tenant: str
+    subject: str
+    tool: str
+    state: str
+    """`unknown`; or `lost`, when the process that ran it is gone and nobody has noted that yet."""
+    why: str
+    """A code, where an end is recorded."""
+    attempt: int
+    opened_at: datetime
+    conclusive_from: datetime
+    """From when on a look-up that finds nothing shows that nothing was done."""
+    asked_at: datetime | None
+    """When the system was last asked about it."""
+    entry: int
+    end_entry: int | None
+
+
 class SqlRecords:
     """Questions to the ledger in the database at `path`; each opens and closes a read-only connection."""
 
@@ -43,16 +65,37 @@ class SqlRecords:
         """Give the newest calls, newest first."""
         wanted = select(ENTRY).where(ENTRY.c.kind.in_(("intent", "refusal", "repeat")))
         if subject is not None:
-            wanted = wanted.where(ENTRY.c.subject == subject)
+            wanted = wanted.where(ENTRY.c.who.in_(_pseudonyms_of(subject)))
         if tool is not None:
             wanted = wanted.where(ENTRY.c.tool == tool)
         wanted = wanted.order_by(ENTRY.c.idx.desc()).limit(most)
         try:
             with self._engine.connect() as connection:
                 begun = connection.execute(wanted).all()
-                return _with_ends(begun, _ends(connection, begun))
+                return _with_ends(
+                    begun, _ends(connection, begun), _people(connection, (row.who for row in begun))
+                )
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
+
+    def doubtful(
+        self, *, most: int, subject: str | None, tool: str | None, is_lost: Callable[[str, int], bool]
+    ) -> list[DoubtfulCall]:
+        """Give the calls of which nobody knows what became, oldest first.
+
+        Args:
+            is_lost: whether a call in progress is, by its owner and by when it lapses.
+        """
+        states = (CLAIM.c.state == "unknown", CLAIM.c.state == "in_progress")
+        try:
+            with self._engine.connect() as connection:
+                rows = connection.execute(select(CLAIM).where(or_(*states)).order_by(CLAIM.c.opened_at)).all()
+                known = [row for row in rows if row.state == "unknown" or is_lost(row.owner, row.until)]
+                people = _people(connection, {_about(row)["who"] for row in known})
+        except SQLAlchemyError as error:
+            raise LedgerUnavailable("the ledger cannot be read") from error
+        doubtful = [_doubtful(row, people) for row in known if tool in {None, row.tool}]
+        return [call for call in doubtful if subject in {None, call.subject}][:most]
 
     def entries(self, call_id: str) -> list[JsonObject]:
         """Give every entry of one call, oldest first, with what was captured of its values."""
@@ -61,19 +104,75 @@ class SqlRecords:
                 rows = connection.execute(
                     select(ENTRY).where(ENTRY.c.call_id == call_id).order_by(ENTRY.c.idx)
                 ).all()
-                return [_entry(connection, row) for row in rows]
+                entries = [_entry(connection, row) for row in rows]
+                named = _people(connection, {name for entry in entries for name in _names(entry)})
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
+        for entry in entries:
+            entry["names"] = {name: named[name] for name in _names(entry) if name in named}
+        return entries
 
 
 def _ends(connection: Connection, begun: Sequence[Row[Any]]) -> dict[int, Row[Any]]:
-    """Find the end of each intent, by the intent's index."""
+    """Find the last that became known of each intent, by the intent's index."""
     ids = {row.call_id for row in begun}
-    ends = connection.execute(select(ENTRY).where(ENTRY.c.call_id.in_(ids), ENTRY.c.kind == "outcome")).all()
-    return {orjson.loads(row.body)["intent"]: row for row in ends}
+    settled = select(CLAIM.c.end).where(CLAIM.c.call_id.in_(ids), CLAIM.c.end.is_not(None))
+    wanted = or_(ENTRY.c.kind.in_(("outcome", "unknown")), ENTRY.c.idx.in_(settled))
+    ends = connection.execute(
+        select(ENTRY).where(ENTRY.c.call_id.in_(ids), wanted).order_by(ENTRY.c.idx)
+    ).all()
+    return {row.refers: row for row in ends}
 
 
-def _with_ends(begun: Sequence[Row[Any]], ends: dict[int, Row[Any]]) -> list[RecordedCall]:
+def _pseudonyms_of(subject: str) -> Select[tuple[str]]:
+    named = func.json_extract(cast(PSEUDONYM.c.value, Text), "$[2]")
+    return select(PSEUDONYM.c.name).where(PSEUDONYM.c.kind == "subject", named == subject)
+
+
+def _people(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+    """Give whom pseudonyms stand for, as far as that is still known."""
+    known = connection.execute(select(PSEUDONYM).where(PSEUDONYM.c.name.in_(set(names)))).all()
+    return {row.name: orjson.loads(row.value)[2] for row in known}
+
+
+def _names(entry: JsonObject) -> list[str]:
+    """Give the pseudonyms in an entry."""
+    act = entry.get("act")
+    named = [entry.get(field) for field in ("who", "client", "run", "by")]
+    return [name for name in (*named, *(act if isinstance(act, list) else ())) if isinstance(name, str)]
+
+
+def _about(row: Row[Any]) -> dict[str, Any]:
+    """Say whose call a claim is for."""
+    request: dict[str, Any] = orjson.loads(row.request) if row.request else {}
+    return {"who": "", "tenant": ""} | request.get("subject", {})
+
+
+def _doubtful(row: Row[Any], people: dict[str, str]) -> DoubtfulCall:
+    about = _about(row)
+    return DoubtfulCall(
+        call_id=row.call_id,
+        tenant=about["tenant"],
+        subject=people.get(about["who"], about["who"]),
+        tool=row.tool,
+        state="unknown" if row.state == "unknown" else "lost",
+        why=orjson.loads(row.outcome)["code"] if row.outcome else "",
+        attempt=row.attempt,
+        opened_at=_moment(row.opened_at),
+        conclusive_from=_moment(row.until),
+        asked_at=_moment(row.asked_at) if row.asked_at else None,
+        entry=row.intent,
+        end_entry=row.end,
+    )
+
+
+def _moment(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+def _with_ends(
+    begun: Sequence[Row[Any]], ends: dict[int, Row[Any]], people: dict[str, str]
+) -> list[RecordedCall]:
     calls: list[RecordedCall] = []
     for row in begun:
         end = ends.get(row.idx)
@@ -82,9 +181,9 @@ def _with_ends(begun: Sequence[Row[Any]], ends: dict[int, Row[Any]]) -> list[Rec
             RecordedCall(
                 entry=row.idx,
                 call_id=row.call_id,
-                at=datetime.fromtimestamp(row.at / 1_000_000, UTC),
+                at=_moment(row.at),
                 tenant=row.tenant,
-                subject=row.subject,
+                subject=people.get(row.who, row.who),
                 tool=row.tool,
                 end=end.status if end is not None else status,
                 end_entry=end.idx if end is not None else None,

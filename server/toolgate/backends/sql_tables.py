@@ -1,14 +1,24 @@
 """The tables of the gate's own database: declared with SQLModel, written through SQLAlchemy Core."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
-from sqlalchemy import DDL, BindParameter, ClauseElement, Index, Table, UniqueConstraint, event
+from sqlalchemy import BindParameter, ClauseElement, Index, Table, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 1
-"""Kept in the database as `PRAGMA user_version`; another version is refused, never guessed at."""
+
+# SQLite uses a partial index where it sees that a query's condition implies the index's: `kind = 'config'`
+# implies a chain of ORs that has it, but not an `IN` or a `NOT IN`.
+ASKED: Final = "kind = 'intent' OR kind = 'refusal' OR kind = 'repeat'"
+ENDED: Final = "kind = 'outcome' OR kind = 'unknown'"
+RARE: Final = " OR ".join(
+    f"kind = '{kind}'"
+    for kind in (
+        "genesis writer_start writer_stop config refusal repeat unknown late_outcome reconcile resolve "
+        "auth_failure audit_read key_rotate fault"
+    ).split()
+)
 
 
 class Stored(SQLModel, registry=registry()):
@@ -16,23 +26,96 @@ class Stored(SQLModel, registry=registry()):
 
 
 class EntryRow(Stored, table=True):
-    """One ledger entry. Never updated, never deleted: triggers refuse both."""
+    """One ledger entry: a leaf of the tree. Never updated, never deleted: triggers refuse both."""
 
     __tablename__: ClassVar[Any] = "ledger_entry"
-    __table_args__ = (Index("ix_entry_call", "call_id"),)
+    __table_args__ = (
+        Index("ix_entry_call", "call_id"),
+        Index("ix_entry_time", "at", sqlite_where=text(ASKED)),
+        Index("ix_entry_tool", "tool", "at", sqlite_where=text(ASKED)),
+        Index("ix_entry_who", "who", "at", sqlite_where=text(ASKED)),
+        Index("ix_entry_run", "run", sqlite_where=text("run <> ''")),
+        Index("ix_entry_end", "refers", "at", "status", sqlite_where=text(ENDED)),
+        Index("ix_entry_undone", "at", sqlite_where=text("kind = 'outcome' AND status <> 'done'")),
+        Index("ix_entry_rare", "kind", "at", sqlite_where=text(RARE)),
+    )
 
     idx: int = Field(primary_key=True)
     """Gapless, from 0: the order of the ledger is this, not the clock."""
+    leaf: bytes
+    """The leaf hash of `body` (RFC 9162, section 2.1.1)."""
     kind: str
     call_id: str
     at: int
     """Microseconds since 1970-01-01 UTC."""
     tenant: str
-    subject: str
+    who: str
+    """The caller's pseudonym."""
     tool: str
     status: str
+    run: str
+    """The run's pseudonym, where an orchestrator names one."""
+    refers: int | None
+    """The entry that this one is about: an outcome's intent, a replay's first answer."""
     body: bytes
     """The entry itself, canonical JSON; the columns beside it repeat parts of it for queries."""
+
+
+class NodeRow(Stored, table=True):
+    """The root of a complete subtree of 256, 65,536 ... entries, so that a proof need not read them all."""
+
+    __tablename__: ClassVar[Any] = "ledger_node"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    level: int = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    hash: bytes
+
+
+class TipRow(Stored, table=True):
+    """The end of the tree: how many entries there are, and the frontier to which the next is added."""
+
+    __tablename__: ClassVar[Any] = "ledger_tip"
+
+    id: int = Field(primary_key=True)
+    size: int
+    frontier: bytes
+
+
+class CheckpointRow(Stored, table=True):
+    """A signed checkpoint, as it was published."""
+
+    __tablename__: ClassVar[Any] = "ledger_checkpoint"
+
+    size: int = Field(primary_key=True)
+    at: int
+    note: str
+
+
+class PayloadRow(Stored, table=True):
+    """What an entry commits to by a salted digest, kept beside the ledger so that it can be erased."""
+
+    __tablename__: ClassVar[Any] = "payload"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    idx: int = Field(primary_key=True)
+    field: str = Field(primary_key=True)
+    salt: bytes
+    value: bytes | None
+    """The canonical JSON, where the tool's `capture` keeps it."""
+
+
+class PseudonymRow(Stored, table=True):
+    """Whom a pseudonym in an entry stands for. Random, so that erasing the row makes it stand for nobody."""
+
+    __tablename__: ClassVar[Any] = "pseudonym"
+    __table_args__ = (Index("uq_pseudonym_value", "kind", "value", unique=True),)
+
+    name: str = Field(primary_key=True)
+    kind: str
+    """`subject`, `client` or `run`."""
+    value: bytes
+    """Canonical JSON: [tenant, issuer, subject], [tenant, issuer, client] or [tenant, issuer, run]."""
 
 
 class ClaimRow(Stored, table=True):
@@ -40,38 +123,47 @@ class ClaimRow(Stored, table=True):
 
     __tablename__: ClassVar[Any] = "claim"
     __table_args__ = (
-        UniqueConstraint("tenant", "issuer", "subject", "tool", "key", name="uq_claim_key"),
-        Index("ix_claim_like", "tenant", "issuer", "subject", "tool", "fingerprint", "opened_at"),
+        Index("uq_claim_key", "key", unique=True, sqlite_where=text("key IS NOT NULL")),
+        Index("ix_claim_alike", "alike", "opened_at"),
+        Index("ix_claim_kept", "expires_at", sqlite_where=text("outcome IS NOT NULL")),
+        Index(
+            "ix_claim_open",
+            "state",
+            "until",
+            sqlite_where=text("state = 'in_progress' OR state = 'unknown'"),
+        ),
     )
 
     call_id: str = Field(primary_key=True)
-    tenant: str
-    issuer: str
-    subject: str
+    key: bytes | None
+    """SHA-256 over tenant, issuer, subject, tool and idempotency key; null for a call without one."""
+    alike: bytes
+    """SHA-256 over tenant, issuer, subject, tool and fingerprint: equal for two calls that look repeated."""
+    fingerprint: bytes
+    """SHA-256 over what is asked; another fingerprint under the same key is a conflict."""
     tool: str
-    key: str | None
-    fingerprint: str
     state: str
     attempt: int
-    """Which attempt owns the row; an older attempt can no longer settle it."""
+    """Which attempt owns the row; an older one can no longer settle it."""
+    owner: str
+    """The process that runs the attempt."""
+    ended: int
+    """1 when the owner has recorded the attempt's end, and so sends nothing any more."""
     opened_at: int
-    lapses_at: int
+    until: int
+    """In progress: when an owner that has not come back is taken for lost. Unknown: from when on nothing that
+    was sent can still be on its way."""
+    expires_at: int
+    """When the answer is forgotten; the key stays, and is refused from then on."""
+    asked_at: int = 0
+    """When the system was last asked what became of it."""
     intent: int
     end: int | None = None
+    """The entry that records the state's beginning, where it is not the intent."""
     outcome: bytes | None = None
+    request: bytes | None = None
+    """Who asked for what, canonical JSON: to find out what became of it. Removed when that is known."""
     remembered: bytes | None = None
-
-
-class PayloadRow(Stored, table=True):
-    """What an entry commits to by a salted digest, kept beside the ledger so that it can be erased."""
-
-    __tablename__: ClassVar[Any] = "payload"
-
-    idx: int = Field(primary_key=True)
-    field: str = Field(primary_key=True)
-    salt: bytes
-    value: bytes | None
-    """The canonical JSON, where the tool's `capture` keeps it."""
 
 
 class Prepared:
@@ -92,14 +184,5 @@ def _table(row: type[Stored]) -> Table:
     return cast("Table", row.__dict__["__table__"])
 
 
-ENTRY, CLAIM, PAYLOAD = _table(EntryRow), _table(ClaimRow), _table(PayloadRow)
-
-for _verb in ("UPDATE", "DELETE"):
-    event.listen(
-        ENTRY,
-        "after_create",
-        DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its __init__ untyped
-            f"CREATE TRIGGER ledger_entry_no_{_verb.lower()} BEFORE {_verb} ON ledger_entry "
-            "BEGIN SELECT RAISE(ABORT, 'ledger entries are never changed'); END"
-        ),
-    )
+ENTRY, NODE, TIP, CHECKPOINT = _table(EntryRow), _table(NodeRow), _table(TipRow), _table(CheckpointRow)
+CLAIM, PAYLOAD, PSEUDONYM = _table(ClaimRow), _table(PayloadRow), _table(PseudonymRow)

@@ -13,20 +13,24 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Generic, TypeAlias, TypeVar
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, func, insert, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import SQLAlchemyError
 
-from toolgate.backends.ledger_entries import Entry
-from toolgate.backends.sql_tables import ENTRY, PAYLOAD, SCHEMA_VERSION, Prepared, Stored
+from toolgate import __version__
+from toolgate.backends.checkpoints import Checkpoints
+from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_entries import FORM, Entry, entry_of, micros
+from toolgate.backends.owners import Owners
+from toolgate.backends.sqlite_files import cause, connected, identity, prepare
 from toolgate.core.errors import LedgerUnavailable
+from toolgate.core.note import Note
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,53 +38,21 @@ log = logging.getLogger(__name__)
 MOST_JOBS_A_COMMIT: Final = 128
 JOBS_A_CHECKPOINT: Final = 2000
 """How many jobs the WAL may hold before it is folded into the database: some megabytes."""
-
-_LAST_INDEX = Prepared(select(func.max(ENTRY.c.idx)))
-_INSERT_ENTRY = Prepared(insert(ENTRY))
-_INSERT_PAYLOAD = Prepared(insert(PAYLOAD))
-
-
-class Batch:
-    """One transaction in the making. Entries get their index at once and are inserted together at its end."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._entries: list[dict[str, Any]] = []
-        self._payloads: list[dict[str, Any]] = []
-        last = self.execute(_LAST_INDEX, {}).fetchone()[0]
-        self._next = 0 if last is None else last + 1
-
-    def execute(self, statement: Prepared, parameters: dict[str, Any]) -> sqlite3.Cursor:
-        """Run a statement inside the transaction."""
-        return self._connection.execute(statement.text, statement.fixed | parameters)
-
-    def find(self, statement: Prepared, parameters: dict[str, Any]) -> sqlite3.Row | None:
-        """Give the first row of a query."""
-        found: sqlite3.Row | None = self.execute(statement, parameters).fetchone()
-        return found
-
-    def append(self, entry: Entry) -> int:
-        """Add an entry, and give its index."""
-        idx = self._next
-        self._next += 1
-        self._entries.append({"idx": idx, **entry.columns})
-        self._payloads.extend({"idx": idx, **payload} for payload in entry.payloads)
-        return idx
-
-    def flush(self) -> None:
-        """Insert what was appended."""
-        self._connection.executemany(_INSERT_ENTRY.text, self._entries)
-        self._connection.executemany(_INSERT_PAYLOAD.text, self._payloads)
-
+CLOCK_STEP: Final = 1.0
+"""Seconds by which the clock may differ from what has passed before that is recorded."""
+FLOOR: Final = 64 * 2**20
+"""Bytes that must be free on the disk before anything new is begun: ends of calls still need room."""
 
 Work: TypeAlias = Callable[[Batch], T]
 
 
 @dataclass(eq=False)
 class _Job(Generic[T]):
-    work: Work[T]
+    work: Callable[[Any], T]
+    """Of a batch, inside a transaction; of nothing, after it."""
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[T]"
+    publishes: bool = False
     result: T | None = field(default=None)
     error: BaseException | None = field(default=None)
     begun: bool = False
@@ -105,26 +77,44 @@ class SqliteWriter:
 
     Args:
         path: the database file; created with its tables when it is not there.
+        checkpoints: signs and publishes what the log holds.
         patience: seconds that `write` waits for the disk before it gives up.
+        clock: seconds of the wall clock, whose steps are recorded.
 
     Raises:
-        LedgerUnavailable: the file cannot be opened, or belongs to another version of this program.
+        LedgerUnavailable: the file cannot be opened, belongs to another version of this program, or does not
+            hold what the last published checkpoint says.
     """
 
-    def __init__(self, path: Path, *, patience: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        checkpoints: Checkpoints,
+        *,
+        patience: float = 10.0,
+        clock: Callable[[], float] = time.time,
+        floor: int = FLOOR,
+    ) -> None:
         self._path = path
+        self._checkpoints = checkpoints
         self._patience = patience
+        self._clock = clock
+        self._floor = floor
         self._failing = False
         self._unfolded = 0
+        self._generation, self._wseq = 0, 0
+        self._ahead = clock() - time.monotonic()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         try:
             self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.owners = Owners(Path(f"{path}.writers"))
             with self._turn():
-                _prepare(path)
-                self._connection = _connected(path)
-                self._file = _identity(path)
+                prepare(path)
+                self._connection = connected(path)
+                self._file = identity(path)
+                checkpoints.guard(self._connection)
         except (OSError, SQLAlchemyError, sqlite3.Error) as error:
-            raise LedgerUnavailable(f"{path.name} could not be opened: {_cause(error)}") from error
+            raise LedgerUnavailable(f"{path.name} could not be opened: {cause(error)}") from error
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -134,16 +124,30 @@ class SqliteWriter:
         Raises:
             LedgerUnavailable: it could not be made durable in time; nothing may be assumed to be recorded.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        job = _Job(work, loop, done)
-        self._jobs.put(job)
-        ended, _ = await asyncio.wait((done,), timeout=self._patience)
-        if not ended and not job.abandon():
-            ended, _ = await asyncio.wait((done,), timeout=self._patience)
-        if not ended:
-            raise LedgerUnavailable("the disk did not answer in time")
-        return done.result()
+        return await self._done(work, publishes=False)
+
+    async def begin(self, work: Work[T]) -> T:
+        """The same for what begins something new: refused when the disk is nearly full.
+
+        Raises:
+            LedgerUnavailable: as `write`, or too little room is left.
+        """
+        if not self.has_room():
+            raise LedgerUnavailable("the disk is nearly full")
+        return await self._done(work, publishes=False)
+
+    async def publish(self) -> Note | None:
+        """Sign and publish a checkpoint of what is committed now; None for an empty ledger.
+
+        Raises:
+            LedgerUnavailable: it could not be published.
+        """
+        return await self._done(lambda _: self._publish(), publishes=True)
+
+    def has_room(self) -> bool:
+        """Whether the disk has room for something new."""
+        stat = os.statvfs(self._path.parent)
+        return stat.f_bavail * stat.f_frsize >= self._floor
 
     def is_alive(self) -> bool:
         """Whether what is queued gets written: somebody works on it, and the last try went well."""
@@ -154,26 +158,51 @@ class SqliteWriter:
         self._jobs.put(None)
         self._thread.join()
         try:
+            if self._wseq:
+                self._transact([], self._note("writer_stop", "stopped", program=__version__))
+                self._publish()
             with self._turn():
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 self._connection.close()
-        except (sqlite3.Error, OSError) as error:
-            log.warning("the ledger was closed without folding its WAL: %s", _cause(error))
+        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            log.warning("the ledger was closed without folding its WAL: %s", cause(error))
         finally:
+            self.owners.leave()
             os.close(self._lock_file)
+
+    async def _done(self, work: Callable[[Any], T], *, publishes: bool) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        job = _Job(work, loop, done, publishes)
+        self._jobs.put(job)
+        ended, _ = await asyncio.wait((done,), timeout=self._patience)
+        if not ended and not job.abandon():
+            ended, _ = await asyncio.wait((done,), timeout=self._patience)
+        if not ended:
+            raise LedgerUnavailable("the disk did not answer in time")
+        return done.result()
 
     def _work(self) -> None:
         going_on = True
         while going_on:
             jobs, going_on = self._next_jobs()
-            if jobs:
-                self._commit(jobs)
-                _tell(jobs)
-                self._fold_after(len(jobs))
+            writes = [job for job in jobs if not job.publishes]
+            if writes:
+                self._commit(writes)
+                _tell(writes)
+                self._fold_after(len(writes))
+            for job in jobs:
+                if job.publishes and job.begin():
+                    self._attempt(job)
+                    _tell([job])
+            self._publish_when_due()
 
     def _next_jobs(self) -> tuple[list[_Job[Any]], bool]:
         jobs: list[_Job[Any]] = []
-        job = self._jobs.get()
+        try:
+            job = self._jobs.get(timeout=self._checkpoints.due_in())
+        except queue.Empty:
+            return jobs, True
         while job is not None:
             jobs.append(job)
             if len(jobs) == MOST_JOBS_A_COMMIT or self._jobs.empty():
@@ -186,29 +215,70 @@ class SqliteWriter:
         try:
             self._transact(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs must hear of it
+            self._generation, self._wseq = self._generation + 1, 0
             if len(jobs) > 1:
                 for job in jobs:
                     self._commit([job])
                 return
-            log.warning("a ledger write failed: %s", _cause(error))
+            log.warning("a ledger write failed: %s", cause(error))
             jobs[0].error = error
         self._failing = jobs[0].error is not None
 
-    def _transact(self, jobs: list[_Job[Any]]) -> None:
+    def _attempt(self, job: _Job[Any]) -> None:
+        try:
+            job.result = job.work(None)
+        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            job.error = error
+
+    def _transact(self, jobs: list[_Job[Any]], *closing: Entry) -> None:
         with self._turn():
-            if _identity(self._path) != self._file:
+            if identity(self._path) != self._file:
                 raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                batch = Batch(self._connection)
+                writer = f"{self.owners.me}-{self._generation}"
+                batch = Batch(self._connection, writer, self._wseq, self._preface)
                 for job in jobs:
                     if job.begin():
                         job.result = job.work(batch)
+                for entry in closing:
+                    batch.append(entry)
                 batch.flush()
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+            self._wseq = batch.wseq
+            self._checkpoints.grew(batch.tree)
+
+    def _preface(self, *, empty: bool) -> list[Entry]:
+        """What comes before the next entry: that the ledger or this writer begins, or the clock stepped."""
+        due: list[Entry] = []
+        if empty:
+            due.append(self._note("genesis", "begun", origin=self._checkpoints.origin))
+        if self._wseq == 0:
+            due.append(self._note("writer_start", "started", program=__version__))
+        ahead = self._clock() - time.monotonic()
+        if abs(ahead - self._ahead) > CLOCK_STEP:
+            detail = {"by_ms": round((ahead - self._ahead) * 1000)}
+            due.append(self._note("fault", "clock_step", detail=detail))
+        self._ahead = ahead
+        return due
+
+    def _note(self, kind: str, status: str, **fields: Any) -> Entry:  # noqa: ANN401 - any JSON
+        at = micros(datetime.fromtimestamp(self._clock(), UTC))
+        return entry_of({"v": FORM, "kind": kind, "at": at, "status": status, **fields})
+
+    def _publish(self) -> Note | None:
+        with self._turn():
+            return self._checkpoints.publish(self._connection)
+
+    def _publish_when_due(self) -> None:
+        if self._checkpoints.is_due():
+            try:
+                self._publish()
+            except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+                log.warning("no checkpoint could be published: %s", cause(error))
 
     def _fold_after(self, jobs: int) -> None:
         """Fold the WAL into the database now and then; a reader in the way only puts it off."""
@@ -220,7 +290,7 @@ class SqliteWriter:
             with self._turn():
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (sqlite3.Error, OSError) as error:
-            log.warning("the ledger's WAL could not be folded: %s", _cause(error))
+            log.warning("the ledger's WAL could not be folded: %s", cause(error))
 
     @contextmanager
     def _turn(self) -> Generator[None]:
@@ -229,64 +299,6 @@ class SqliteWriter:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-
-
-def reader(path: Path) -> Engine:
-    """Open `path` for reading only: such a connection never checkpoints, not even as the last to close."""
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    return create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
-
-
-def fault_in_database(path: Path) -> str | None:
-    """Say why an existing file cannot hold the ledger, or None; it is only read."""
-    try:
-        with reader(path).connect() as connection:
-            version = _version(connection)
-    except SQLAlchemyError as error:
-        return f"{path.name} cannot be read as a database ({_cause(error)})"
-    return None if version in {None, SCHEMA_VERSION} else _foreign(path, version)
-
-
-def _version(connection: Connection) -> int | None:
-    """Give the schema version of a database; None for one that is empty."""
-    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    tables: int = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-    return version if version or tables else None
-
-
-def _foreign(path: Path, version: int | None) -> str:
-    return (
-        f"{path.name} has schema version {version}, this program knows {SCHEMA_VERSION}; "
-        "use the program that wrote it, or move the file away"
-    )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Which file a path means: a deleted database can still be written to, and nobody would see it."""
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
-def _prepare(path: Path) -> None:
-    """Make the tables in an empty file; refuse one that another version has made."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    with engine.begin() as connection:
-        version = _version(connection)
-        if version == SCHEMA_VERSION:
-            return
-        if version is not None:
-            raise LedgerUnavailable(_foreign(path, version))
-        Stored.metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    path.chmod(0o600)
 
 
 def _tell(jobs: list[_Job[Any]]) -> None:
@@ -303,17 +315,8 @@ def _resolve(jobs: list[_Job[Any]]) -> None:
         if job.done.done() or job.abandoned:
             continue
         if job.error is not None:
-            failure = LedgerUnavailable(_cause(job.error))
+            failure = LedgerUnavailable(cause(job.error))
             failure.__cause__ = job.error
             job.done.set_exception(failure)
         else:
             job.done.set_result(job.result)
-
-
-def _cause(error: BaseException) -> str:
-    """Name a fault without a statement's parameters, which may hold what must not be shown."""
-    if isinstance(error, DBAPIError):
-        return f"{error.orig}"
-    if isinstance(error, sqlite3.Error | OSError | LedgerUnavailable):
-        return f"{error}"
-    return type(error).__name__

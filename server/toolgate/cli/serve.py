@@ -28,7 +28,7 @@ from toolgate.backends.jwt_callers import JwtCallers
 from toolgate.cli.local import local_caller
 from toolgate.cli.output import HERE, AsJson, Root, err
 from toolgate.core.call import Caller
-from toolgate.core.errors import Fault, Misconfigured
+from toolgate.core.errors import Fault, LedgerUnavailable, Misconfigured
 from toolgate.main import House, now, open_house, trusted_issuers
 from toolgate.settings import FILE, Settings
 from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
@@ -36,6 +36,8 @@ from toolgate.web.http import HttpEdge, http_app
 from toolgate.web.mcp_server import Edge, McpServer, RequestContext
 
 log = logging.getLogger("toolgate")
+KEEP_SECONDS: Final = 2.0
+"""How often calls in doubt are looked after."""
 LOOK_SECONDS: Final = 1.0
 """How often dev mode looks for changed policies and manifests."""
 
@@ -65,10 +67,13 @@ async def _serve_http(root: Path) -> None:
             port: int = listening.getsockname()[1]
             edge = HttpEdge(
                 resource=resource,
-                bearer=Bearer(resource, callers.caller_of),
+                bearer=Bearer(resource, callers.caller_of, house.strangers.reject),
                 hosts=_hosts(settings, port),
                 max_body=settings.max_body,
-                ready=lambda: {"ready": house.alive(), "version": house.in_force.rulebook.version},
+                ready=lambda: {
+                    "ready": house.ledger.writer.is_alive(),
+                    "version": house.in_force.rulebook.version,
+                },
             )
             config = uvicorn.Config(
                 http_app(mcp.server, edge),
@@ -81,10 +86,12 @@ async def _serve_http(root: Path) -> None:
             _greet(settings, port)
             _calm_garbage_collector()
             following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
+            keeping = asyncio.create_task(_keep(house))
             try:
                 await _Server(config).serve(sockets=[listening])
             finally:
                 following.cancel()
+                keeping.cancel()
                 await callers.aclose()
 
 
@@ -115,6 +122,7 @@ async def _serve_stdio(root: Path, name: str | None) -> None:
         caller = local_caller(root, house.settings, name)
         mcp = _mcp_server(house, lambda _: caller)
         following = asyncio.create_task(_follow_changes(house, mcp.announce_change))
+        keeping = asyncio.create_task(_keep(house))
         serving = asyncio.create_task(_converse(mcp))
         told_to_end = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,6 +132,7 @@ async def _serve_stdio(root: Path, name: str | None) -> None:
             await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             following.cancel()
+            keeping.cancel()
     if not serving.done():
         # Begun calls are recorded and the ledger is closed; a thread still waits for the client's next line.
         logging.shutdown()
@@ -163,12 +172,22 @@ async def _follow_changes(house: House, announce: Callable[[], Awaitable[None]])
 
 async def _take_up(house: House, announce: Callable[[], Awaitable[None]]) -> None:
     before = house.in_force.rulebook.version
-    faults = house.reload()
+    faults = await house.reload()
     for fault in faults:
         log.error("not taken up, the last good version stays in force: %s", fault)
     if house.in_force.rulebook.version != before:
         log.warning("version %s is in force", house.in_force.rulebook.version)
         await announce()
+
+
+async def _keep(house: House) -> None:
+    """Look after what calls leave behind, again and again; a database that is gone may come back."""
+    while True:
+        try:
+            await house.keep()
+        except LedgerUnavailable as error:
+            log.warning("the ledger could not be looked after: %s", error)
+        await asyncio.sleep(KEEP_SECONDS)
 
 
 def _stamp(house: House) -> list[tuple[str, int]]:

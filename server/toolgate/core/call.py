@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import Literal
 
 from toolgate.core.canonical import digest
 from toolgate.core.record import JsonObject, Record
+
+KeySource = Literal["none", "meta", "header", "derived"]
+"""Where a call's idempotency key came from."""
 
 
 class Caller(Record):
@@ -35,6 +39,13 @@ class Call:
     received_at: datetime
     key: str | None = None
     """Two calls of one tool by one subject under one key are the same call."""
+    key_from: KeySource = "none"
+    run: str | None = None
+    """The orchestrator's run that this call is part of."""
+    step: str | None = None
+    """The step of that run."""
+    ordinal: int = 0
+    """Which of the step's calls."""
     again: bool = False
     """The caller insists: this is not a repetition by mistake."""
     trace: str | None = None

@@ -7,17 +7,15 @@ from functools import partial
 from toolgate.adapter.context import Progress
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Opened, fault_in_key
+from toolgate.core.claims import InDoubt, Opened, fault_in_key, in_doubt_still, with_derived_key
 from toolgate.core.decision import Decision
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
+from toolgate.core.lease import Lent
 from toolgate.core.outcome import Answer, Failed, Outcome, Refused, Unknown
-from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault
+from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault, silent
+from toolgate.core.reconcile import Reconciler
 from toolgate.core.shield import HangUp, Shield
 from toolgate.core.tool import Tool
-
-
-async def _silent(_progress: float, _total: float | None = None, _message: str | None = None, /) -> None:
-    """Report progress to nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +28,20 @@ class Gateway:
     vault: Vault
     tools: Tools
     shield: Shield
+    reconciler: Reconciler
 
     def tools_for(self, caller: Caller) -> list[Tool]:
         """Give the tools of which some call could be allowed to `caller`, by name."""
         book = self.rulebook()
         return [tool for tool in book.catalog.tools if book.policy.visible(caller, tool)]
 
-    async def carry_out(self, call: Call, progress: Progress = _silent) -> Answer:
+    async def carry_out(self, call: Call, progress: Progress = silent) -> Answer:
         """Take `call` through the house. Its outcome says what has happened to the world."""
         book = self.rulebook()
         tool = book.catalog.find(call.tool)
         if tool is None or not book.policy.visible(call.caller, tool):
             return await self._refuse(book, call, None, _UNKNOWN_TOOL)
+        call = with_derived_key(call, tool)
         if refused := _fault_in(call, tool):
             return await self._refuse(book, call, tool, refused)
         decision = book.policy.decide(call.caller, tool, call.arguments)
@@ -60,18 +60,33 @@ class Gateway:
     ) -> Answer:
         try:
             opened = await self.ledger.open(call, tool, decision, book)
+            if isinstance(opened, InDoubt):
+                opened = await self._find_out(call, tool, opened, decision, book)
         except LedgerUnavailable:
             return _unrecorded(call)
         if isinstance(opened, Answer):
             return opened
-        outcome = await self._attempt(call, tool, opened, progress, hang_up)
-        return await self._close(call, tool, opened, outcome)
+        outcome, lent = await self._attempt(call, tool, opened, progress, hang_up)
+        return await self._close(call, tool, opened, outcome, lent)
+
+    async def _find_out(
+        self, call: Call, tool: Tool, doubt: InDoubt, decision: Decision, book: Rulebook
+    ) -> Opened | Answer:
+        """Ask the system what became of the first call; then it is answered, or may be run again."""
+        await self.reconciler.find_out(call, tool, doubt.earlier)
+        opened = await self.ledger.open(call, tool, decision, book, last_word=True)
+        if isinstance(opened, InDoubt):
+            raise TypeError("a ledger that was asked for its last word is not in doubt")
+        return opened
 
     async def _attempt(
         self, call: Call, tool: Tool, opened: Opened, progress: Progress, hang_up: HangUp
-    ) -> Outcome:
+    ) -> tuple[Outcome, Lent | None]:
+        lent: Lent | None = None
         try:
             async with self.vault.borrow(tool, call) as lease:
+                if lease is not None:
+                    lent = Lent(id=lease.id, role=tool.terms.credential, static=lease.static)
                 act = Act(
                     call=call,
                     opened=opened,
@@ -80,16 +95,21 @@ class Gateway:
                     progress=progress,
                     hang_up=hang_up,
                 )
-                return await self.tools.run(tool, act)
+                outcome = await self.tools.run(tool, act)
         except CredentialUnavailable as error:
-            return Failed(code=error.code, detail=str(error), retryable=error.retryable)
+            outcome = Failed(code=error.code, detail=str(error), retryable=error.retryable)
+        return (in_doubt_still(outcome) if opened.resent else outcome), lent
 
-    async def _close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> Answer:
+    async def _close(
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+    ) -> Answer:
         try:
-            entry = await self.ledger.close(call, tool, opened, outcome)
+            closed = await self.ledger.close(call, tool, opened, outcome, lent)
         except LedgerUnavailable:
             return Answer(outcome=_UNRECORDED_END, call_id=opened.call_id, entry=opened.intent)
-        return Answer(outcome=outcome, call_id=opened.call_id, entry=entry)
+        if closed.late:
+            return Answer(outcome=_LATE, call_id=opened.call_id, entry=closed.entry)
+        return Answer(outcome=outcome, call_id=opened.call_id, entry=closed.entry)
 
     async def _refuse(
         self,
@@ -154,4 +174,8 @@ _UNKNOWN_TOOL = Refused(code="unknown_tool", detail="there is no such tool")
 _UNRECORDED_END = Unknown(
     code="end_not_recorded",
     detail="the call was acted on, but its end could not be recorded; its result is withheld",
+)
+_LATE = Unknown(
+    code="late_outcome",
+    detail="the call ended after it had been taken for lost; the ledger has both, and somebody must look",
 )

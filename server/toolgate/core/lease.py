@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from toolgate.core.record import Record
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
@@ -13,3 +15,11 @@ class Lease:
     secret: SecretStr
     static: bool
     """The secret itself outlives the call: a keystore entry, not one that was made for the call."""
+
+
+class Lent(Record):
+    """What the ledger says of a lease: everything but the secret."""
+
+    id: str
+    role: str
+    static: bool

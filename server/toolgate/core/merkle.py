@@ -1,4 +1,4 @@
-"""The Merkle tree of a transparency log, as pure functions (RFC 9162, section 2.1; RFC 6962 has the same tree).
+"""The Merkle tree of a transparency log, as pure functions (RFC 9162, section 2.1; that of RFC 6962).
 
 A tree is read through `Hashes`: the leaf hashes and, of every complete block of 256, one node; the rest is
 computed. All hashes are 32 bytes of SHA-256.
@@ -116,7 +116,7 @@ def root_at(size: int, hashes: Hashes) -> bytes:
 
 
 def root_from_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bytes | None:
-    """Give the root that an inclusion proof leads to (RFC 9162, section 2.1.3.2); None when it has no shape."""
+    """Give the root that an inclusion proof leads to (RFC 9162, section 2.1.3.2); None for a bad shape."""
     if not 0 <= index < size or len(leaf) != HASH_BYTES or any(len(part) != HASH_BYTES for part in proof):
         return None
     node, at, last = leaf, index, size - 1

@@ -32,6 +32,8 @@ class Unknown(Record):
     kind: Literal["unknown"] = "unknown"
     code: str
     detail: str
+    retry_after_ms: int | None = None
+    """When asking again under the same key may tell more."""
 
 
 class Done(Record):

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from toolgate.adapter.context import Progress
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Opened
+from toolgate.core.claims import Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened
 from toolgate.core.decision import Decision
-from toolgate.core.lease import Lease
+from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Outcome, Refused
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
@@ -61,22 +61,46 @@ class Rulebook:
 class Ledger(Protocol):
     """Durable memory. Each method returns when its entry is durable, or raises `LedgerUnavailable`."""
 
-    async def open(self, call: Call, tool: Tool, decision: Decision, book: Rulebook) -> Opened | Answer:
-        """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
+    async def open(
+        self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
+    ) -> Opened | Answer | InDoubt:
+        """Record the intent and claim the key in one transaction, or give the answer of an earlier call.
+
+        While the earlier call runs, wait for its answer a bounded time. `InDoubt` when nobody knows what
+        became of it and the system could be asked; not with `last_word`, which answers that it is unknown.
+        """
         ...
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         """Keep what the adapter must know again if this attempt dies after its send."""
         ...
 
-    async def close(self, call: Call, tool: Tool, opened: Opened, outcome: Outcome) -> int:
-        """Record the end and settle the claim; gives the entry."""
+    async def close(
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+    ) -> Closed:
+        """Record the end and settle the claim, unless the attempt had been taken for lost."""
         ...
 
     async def refuse(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
     ) -> int:
         """Record that nothing was done, and why; gives the entry."""
+        ...
+
+
+class Doubts(Protocol):
+    """The ledger, as who finds out what became of calls needs it. Raises `LedgerUnavailable`."""
+
+    async def asked(self, earlier: EarlierCall) -> int | None:
+        """Record that the system is about to be asked; None when it was asked a moment ago, or is settled."""
+        ...
+
+    async def found(self, earlier: EarlierCall, asked: int, finding: Finding) -> None:
+        """Record what the system said, and settle the claim when that says enough."""
+        ...
+
+    async def sweep(self, find: Callable[[str], Tool | None]) -> list[Doubtful]:
+        """Take for lost what was left in the middle; give unknown calls that it is time to ask about."""
         ...
 
 
@@ -104,3 +128,11 @@ class Tools(Protocol):
     """Runs the operations of adapters. Whatever an adapter raises becomes an `Outcome`."""
 
     async def run(self, tool: Tool, act: Act) -> Outcome: ...
+
+    async def look_up(self, tool: Tool, act: Act) -> Finding:
+        """Ask the system what became of an earlier send. Never raises."""
+        ...
+
+
+async def silent(_progress: float, _total: float | None = None, _message: str | None = None, /) -> None:
+    """Report progress to nobody."""

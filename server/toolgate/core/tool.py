@@ -1,13 +1,15 @@
 """A tool: one operation of one system, admitted on terms."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from toolgate.adapter.context import Effect, SignIn
 from toolgate.core.arguments import Schema
-from toolgate.core.record import Record
+from toolgate.core.canonical import digest
+from toolgate.core.record import Json, Record
 
 Duplicates = Literal["key", "natural", "query", "none"]
 WithoutKey = Literal["require", "guard", "allow"]
@@ -15,27 +17,34 @@ Capture = Literal["metadata", "digests", "arguments", "full"]
 
 
 class Terms(Record):
-    """What a manifest must say before an operation is admitted. Nothing here has a default."""
+    """What a manifest says of an operation before it is admitted. What could harm unsaid has no default."""
 
     effect: Effect
     timeout: float = Field(gt=0, le=3600)
     """Seconds from the act's begin until the gate stops waiting."""
     duplicates: Duplicates
     """How the system prevents or reveals a second effect: by a forwarded key, by the nature of the operation,
-    by a look-up, or not at all. A promise about the system for whoever has to find out what became of a call;
-    the gate itself acts the same for all four: at most once, and never again by itself."""
-    without_key: WithoutKey
-    """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed."""
+    by a look-up, or not at all. It decides what asking again under the same key does where the first outcome
+    is unknown: for `key` and `natural` the call is sent again, for `query` the system is asked, for `none` a
+    person has to find out."""
     capture: Capture
     """What the ledger keeps: metadata, digests too, the arguments too, or arguments and result."""
     scopes: frozenset[str]
     """OAuth scopes that the caller's token must have."""
     credential: str
     """A role of the manifest's `[credentials]`, or `none`."""
+    without_key: WithoutKey = "guard"
+    """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed.
+    `guard` concerns writes and destroys; a read without a key is not guarded."""
     retries: int = Field(default=0, ge=0, le=5)
     """How often a read that could not be answered is asked again inside its timeout."""
     guard_window: float = Field(default=600, gt=0, le=86_400)
     """Seconds in which an identical call without a key counts as suspected repetition."""
+    quiet_period: float = Field(default=30, ge=0, le=86_400)
+    """Seconds after which nothing that was sent can still be on its way to the system: only then does a
+    look-up that finds nothing show that nothing happened."""
+    key_ttl: float = Field(default=86_400, gt=0, le=31_536_000)
+    """Seconds for which the system remembers a forwarded key, for `duplicates = "key"`."""
 
 
 class CredentialRole(Record):
@@ -71,3 +80,9 @@ class Tool:
     output: Schema
     credential: CredentialRole | None
     """What it signs in with; None when it needs nothing."""
+
+    @cached_property
+    def definition(self) -> str:
+        """Tells this definition, as clients see it, from any other: half a SHA-256, hexadecimal."""
+        seen: list[Json] = [self.wire_name, self.title, self.description, self.terms.effect]
+        return digest([*seen, self.input.document, self.output.document])[:32]

@@ -65,11 +65,17 @@ class ProtectedResource:
 
 
 class Bearer:
-    """Turns the `Authorization` header into a caller."""
+    """Turns the `Authorization` header into a caller; `reject` hears of sources and reasons."""
 
-    def __init__(self, resource: ProtectedResource, caller_of: Callable[[str], Awaitable[Caller]]) -> None:
+    def __init__(
+        self,
+        resource: ProtectedResource,
+        caller_of: Callable[[str], Awaitable[Caller]],
+        reject: Callable[[str, str], None],
+    ) -> None:
         self._resource = resource
         self._caller_of = caller_of
+        self._reject = reject
 
     async def admit(self, scope: Scope) -> Response | None:
         """Put the caller into `scope`, or give the answer for who may not come in."""
@@ -79,8 +85,15 @@ class Bearer:
         try:
             scope[CALLER] = await self._caller_of(token)
         except BadToken as error:
+            self._reject(_source(scope), str(error))
             return self._resource.challenge(str(error))
         return None
+
+
+def _source(scope: Scope) -> str:
+    """Give the address that a request came from; behind a proxy, the proxy's."""
+    client: tuple[str, int] | None = scope.get("client")
+    return client[0] if client else "unknown"
 
 
 def bind_session(scope: Scope) -> None:

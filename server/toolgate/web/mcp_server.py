@@ -6,7 +6,7 @@ On the SDK's low-level `Server`; it decides nothing in middleware, whose interfa
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -22,9 +22,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from toolgate import __version__
-from toolgate.core.call import Call, Caller
+from toolgate.core.call import Call, Caller, KeySource
 from toolgate.core.gateway import Gateway
-from toolgate.web.present import AGAIN, KEY, shown, told
+from toolgate.web.present import AGAIN, KEY, ORDINAL, RUN, STEP, shown, told
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 LIST_TTL_MS: Final = 30_000
@@ -32,6 +32,8 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 """W3C Trace Context, section 3.2."""
 _CHANGE_PATIENCE: Final = 2.0
 _MOST_STANDING: Final = 10_000
+_LONGEST_PLACE: Final = 255
+_MOST_CALLS_A_STEP: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +91,18 @@ class McpServer:
 
     async def _call_tool(self, context: RequestContext, params: t.CallToolRequestParams) -> t.CallToolResult:
         meta = context.meta or {}
+        key, key_from = _key(meta.get(KEY), context)
         call = Call(
             id=self._edge.new_id(),
             caller=self._edge.caller_of(context),
             tool=params.name,
             arguments=params.arguments or {},
             received_at=self._edge.now(),
-            key=_key(meta.get(KEY), context),
+            key=key,
+            key_from=key_from,
+            run=_place(meta, RUN),
+            step=_place(meta, STEP),
+            ordinal=_ordinal(meta),
             again=meta.get(AGAIN) is True,
             trace=_trace(meta.get("traceparent")),
         )
@@ -134,7 +141,7 @@ class _Server(Server[Any]):
         )
 
 
-def _key(in_meta: object, context: RequestContext) -> str | None:
+def _key(in_meta: object, context: RequestContext) -> tuple[str | None, KeySource]:
     """Read the idempotency key; the header is for clients that cannot set `_meta`."""
     request = context.request
     headers: list[str] = request.headers.getlist("idempotency-key") if request is not None else []
@@ -145,7 +152,24 @@ def _key(in_meta: object, context: RequestContext) -> str | None:
         raise MCPError(t.INVALID_PARAMS, f"_meta[{KEY!r}] is not a text")
     if in_meta is not None and in_header is not None and in_meta != in_header:
         raise MCPError(t.INVALID_PARAMS, f"_meta[{KEY!r}] and the Idempotency-Key header differ")
-    return in_meta if in_meta is not None else in_header
+    if in_meta is not None:
+        return in_meta, "meta"
+    return in_header, "none" if in_header is None else "header"
+
+
+def _place(meta: Mapping[str, Any], name: str) -> str | None:
+    """Read where in an orchestrator's run the call stands."""
+    said = meta.get(name)
+    if said is None or (isinstance(said, str) and 0 < len(said) <= _LONGEST_PLACE):
+        return said
+    raise MCPError(t.INVALID_PARAMS, f"_meta[{name!r}] is not a text of 1 to {_LONGEST_PLACE} characters")
+
+
+def _ordinal(meta: Mapping[str, Any]) -> int:
+    said = meta.get(ORDINAL, 0)
+    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < _MOST_CALLS_A_STEP:
+        return said
+    raise MCPError(t.INVALID_PARAMS, f"_meta[{ORDINAL!r}] is not a number from 0 to {_MOST_CALLS_A_STEP - 1}")
 
 
 def _trace(value: object) -> str | None:

@@ -15,6 +15,9 @@ from toolgate.core.tool import Tool
 PREFIX: Final = "dev.toolgate/"
 KEY: Final = f"{PREFIX}idempotencyKey"
 AGAIN: Final = f"{PREFIX}again"
+RUN: Final = f"{PREFIX}run"
+STEP: Final = f"{PREFIX}step"
+ORDINAL: Final = f"{PREFIX}ordinal"
 ENTRY: Final = f"{PREFIX}entry"
 REPLAYED: Final = f"{PREFIX}replayed"
 CALL_ID: Final = f"{PREFIX}callId"
@@ -70,12 +73,11 @@ def _result(value: JsonObject, answer: Answer, meta: dict[str, Any]) -> t.CallTo
 
 def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
     text = f"{_heading(outcome)}: {outcome.detail}. [{outcome.code}, call {answer.call_id}]"
-    retry_after = outcome.retry_after_ms if not isinstance(outcome, Unknown) else None
     error = {
         "code": outcome.code,
         "detail": outcome.detail,
         "retryable": may_retry(outcome),
-        "retry_after_ms": retry_after,
+        "retry_after_ms": outcome.retry_after_ms,
         "call_id": answer.call_id,
         "docs": f"{DOCS}#{outcome.code}",
     }
@@ -89,9 +91,9 @@ def may_retry(outcome: Outcome) -> bool:
     match outcome:
         case Failed(retryable=retryable):
             return retryable
-        case Refused(retry_after_ms=wait):
+        case Refused(retry_after_ms=wait) | Unknown(retry_after_ms=wait):
             return wait is not None
-        case Unknown() | Done():
+        case Done():
             return False
 
 

@@ -1,0 +1,146 @@
+"""Records how calls ended, whatever the database does: tried again, and kept outside until then."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import orjson
+from sqlalchemy import bindparam, or_, select
+
+from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_entries import Entry, changed, entry_of
+from toolgate.backends.spill import Spill, Spilled
+from toolgate.backends.sql_claims import Claims, Settlement
+from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.core.claims import Closed, Opened
+from toolgate.core.errors import LedgerUnavailable
+
+log = logging.getLogger(__name__)
+
+PAUSES: Final = (0.05, 0.2, 1.0)
+"""Seconds between the tries to record an end before it is kept outside."""
+
+_RECORDED = Prepared(
+    select(ENTRY.c.idx, ENTRY.c.kind).where(
+        ENTRY.c.call_id == bindparam("id_"),
+        ENTRY.c.refers == bindparam("intent"),
+        or_(ENTRY.c.kind == "outcome", ENTRY.c.kind == "late_outcome"),
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """The end of an attempt: its entries, and what becomes of its claim."""
+
+    opened: Opened
+    owner: str
+    entry: Entry
+    lease: Entry | None
+    settlement: Settlement
+    again: bool = False
+    """It was tried before, and may be recorded already."""
+
+
+class Endings:
+    """Records ends through one writer, and spills those that it will not take."""
+
+    def __init__(self, writer: SqliteWriter, claims: Claims, spill: Spill) -> None:
+        self._writer, self._claims, self._spill = writer, claims, spill
+
+    async def record(self, ending: Ending) -> Closed:
+        """Record an end.
+
+        Raises:
+            LedgerUnavailable: it could not be recorded now; it is kept outside until it can be.
+        """
+        for pause in PAUSES:
+            try:
+                return await self._writer.write(partial(self._end, ending))
+            except LedgerUnavailable as error:
+                log.warning("call %s: its end is not recorded yet (%s)", ending.opened.call_id, error)
+            await asyncio.sleep(pause)
+            ending = replace(ending, again=True)
+        try:
+            await asyncio.to_thread(self._spill.keep, _spilled(ending))
+        except OSError:
+            log.exception("call %s: its end could not even be kept outside", ending.opened.call_id)
+        raise LedgerUnavailable("the end could not be recorded")
+
+    async def take_back(self) -> int:
+        """Record what was spilled; gives how many ends that were.
+
+        Raises:
+            LedgerUnavailable: the database still takes nothing.
+        """
+        taken = 0
+        for spilled in await asyncio.to_thread(lambda: list(self._spill.kept())):
+            await self._writer.write(partial(self._end, _from_spill(spilled)))
+            await asyncio.to_thread(self._spill.forget, spilled)
+            taken += 1
+        return taken
+
+    def _end(self, ending: Ending, batch: Batch) -> Closed:
+        opened = ending.opened
+        if ending.again:
+            batch.flush()
+            asked = {"id_": opened.call_id, "intent": opened.intent}
+            if (recorded := batch.find(_RECORDED, asked)) is not None:
+                return Closed(entry=recorded["idx"], late=recorded["kind"] == "late_outcome")
+        late = opened.claimed and not self._claims.owns(batch, opened.call_id, opened.attempt, ending.owner)
+        if ending.lease is not None:
+            batch.append(ending.lease)
+        index = batch.append(changed(ending.entry, kind="late_outcome") if late else ending.entry)
+        if opened.claimed and not late:
+            self._claims.settle(batch, opened, ending.settlement, index)
+        return Closed(entry=index, late=late)
+
+
+def _spilled(ending: Ending) -> Spilled:
+    opened = ending.opened
+    return Spilled(
+        call_id=opened.call_id,
+        attempt=opened.attempt,
+        intent=opened.intent,
+        claimed=opened.claimed,
+        owner=ending.owner,
+        state=ending.settlement.state,
+        outcome=ending.settlement.outcome.decode(),
+        until=ending.settlement.until,
+        lease=None if ending.lease is None else orjson.loads(ending.lease.spelled + b"}"),
+        end=orjson.loads(ending.entry.spelled + b"}") | {"spilled": True},
+        salts={payload["field"]: payload["salt"].hex() for payload in ending.entry.payloads},
+        values={
+            payload["field"]: payload["value"].decode()
+            for payload in ending.entry.payloads
+            if payload["value"] is not None
+        },
+    )
+
+
+def _from_spill(spilled: Spilled) -> Ending:
+    payloads = [
+        {
+            "field": field,
+            "salt": bytes.fromhex(salt),
+            "value": spilled.values[field].encode() if field in spilled.values else None,
+        }
+        for field, salt in spilled.salts.items()
+    ]
+    return Ending(
+        opened=Opened(
+            call_id=spilled.call_id,
+            intent=spilled.intent,
+            attempt=spilled.attempt,
+            claimed=spilled.claimed,
+            remembered={},
+        ),
+        owner=spilled.owner,
+        entry=entry_of(spilled.end, tuple(payloads)),
+        lease=None if spilled.lease is None else entry_of(spilled.lease),
+        settlement=Settlement(spilled.state, spilled.outcome.encode(), spilled.until),
+        again=True,
+    )

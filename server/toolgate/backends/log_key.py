@@ -1,0 +1,149 @@
+"""The key with which the log signs its checkpoints: Ed25519, in a file that only its owner may read."""
+
+import base64
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from toolgate.core.errors import LedgerUnavailable
+from toolgate.core.note import ED25519, Checkpoint, Note, VerifierKey, signed
+
+_SIGNER: Final = re.compile(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)\n?")
+_SEED_BYTES: Final = 32
+
+
+class LogKey:
+    """Signs for one origin. Its repr shows no secret.
+
+    Args:
+        file: where it was read; None for a key that is kept nowhere yet.
+    """
+
+    def __init__(self, origin: str, private: Ed25519PrivateKey, file: Path | None = None) -> None:
+        self._private = private
+        self.file = file
+        self._seen = _identity(file)
+        self.verifier = VerifierKey(origin, private.public_key().public_bytes_raw())
+
+    @classmethod
+    def new(cls, origin: str) -> "LogKey":
+        """Make a key."""
+        return cls(origin, Ed25519PrivateKey.generate())
+
+    @classmethod
+    def read(cls, file: Path) -> "LogKey":
+        """Read the key that `write` wrote.
+
+        Raises:
+            LedgerUnavailable: it is not there, others may read it, or it is no key.
+        """
+        try:
+            if file.stat().st_mode & 0o077:
+                raise LedgerUnavailable(f"{file.name} can be read by others; run: chmod 600 {file}")
+            text = file.read_text("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LedgerUnavailable(f"{file.name}, the ledger's key, cannot be read; restore it") from error
+        found = _SIGNER.fullmatch(text)
+        key = base64.b64decode(found[3]) if found else b""
+        if found is None or len(key) != 1 + _SEED_BYTES or key[0] != ED25519:
+            raise LedgerUnavailable(f"{file.name} is not a signer key; restore it")
+        read = cls(found[1], Ed25519PrivateKey.from_private_bytes(key[1:]), file)
+        if read.verifier.id.hex() != found[2]:
+            raise LedgerUnavailable(f"{file.name} was damaged; restore it")
+        return read
+
+    def write(self, file: Path) -> None:
+        """Write it where only the owner may read it, and its public half beside it as `.vkey`."""
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+            opened.write(self._spelled())
+            opened.flush()
+            os.fsync(opened.fileno())
+        self.show(file)
+
+    def keep(self, file: Path) -> None:
+        """Put it in the place of `file`, wholly and durably, where only the owner may read it."""
+        replace_file(file, self._spelled(), 0o600)
+
+    def show(self, file: Path) -> None:
+        """Write its public half beside `file`, as `.vkey`."""
+        replace_file(file.with_suffix(".vkey"), f"{self.verifier}\n", 0o644)
+
+    def current(self) -> "LogKey":
+        """Give the key that is in its file now: another process may have changed it.
+
+        Raises:
+            LedgerUnavailable: another file is there, and it holds no key that may be read.
+        """
+        if self.file is None or _identity(self.file) in {None, self._seen}:
+            return self
+        return LogKey.read(self.file)
+
+    def _spelled(self) -> str:
+        name, id_ = self.verifier.name, self.verifier.id.hex()
+        key = base64.b64encode(bytes([ED25519]) + self._private.private_bytes_raw()).decode()
+        return f"PRIVATE+KEY+{name}+{id_}+{key}\n"
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign `message` (RFC 8032)."""
+        return self._private.sign(message)
+
+    def note(self, checkpoint: Checkpoint, *others: "LogKey") -> Note:
+        """Sign a checkpoint, with other keys too."""
+        message = checkpoint.text.encode()
+        return signed(checkpoint, *((key.verifier, key.sign(message)) for key in (self, *others)))
+
+    def endorse(self, new: VerifierKey) -> str:
+        """Sign that `new` is to follow this key; base64, as a `key_rotate` entry has it."""
+        return base64.b64encode(self.sign(f"{new}\n".encode())).decode()
+
+
+def is_signed(note: Note, key: VerifierKey) -> bool:
+    """Whether `note` bears a good signature by `key`."""
+    public = Ed25519PublicKey.from_public_bytes(key.public)
+    for line in note.signatures:
+        if (line.name, line.key_id) == (key.name, key.id):
+            try:
+                public.verify(line.signature, note.text.encode())
+            except InvalidSignature:
+                return False
+            return True
+    return False
+
+
+def replace_file(file: Path, text: str, mode: int) -> None:
+    """Put `text` in the place of the file, wholly and durably."""
+    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.replace(file)
+    sync_folder(file)
+
+
+def sync_folder(file: Path) -> None:
+    """Make durable what a rename beside `file` did."""
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _identity(file: Path | None) -> tuple[int, int] | None:
+    """Which file a path means now; a rename puts another one there."""
+    if file is None:
+        return None
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

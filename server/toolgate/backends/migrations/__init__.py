@@ -1,0 +1,1 @@
+"""Revisions of the gate's tables, applied in order by Alembic under the writers' lock."""

@@ -1,0 +1,55 @@
+"""Which writing processes are alive: each holds a lock on a file of its own, which death lets go of.
+
+A claim names its owner. One whose owner is gone needs no waiting: it is unknown at once. And one whose owner
+is alive, stopped in mid-call say, may still send: nobody else may conclude that it did not.
+"""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+
+class Owners:
+    """The owners of one database, of which this process is one.
+
+    Args:
+        folder: where their files lie, beside the database; made when it is not there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        self.me = secrets.token_hex(8)
+        self._mine = os.open(folder / self.me, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._mine, fcntl.LOCK_EX)
+
+    def is_gone(self, owner: str) -> bool:
+        """Whether the process that was `owner` has ended."""
+        if owner == self.me:
+            return False
+        try:
+            theirs = os.open(self._folder / owner, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(theirs)
+        return True
+
+    def sweep(self) -> None:
+        """Remove the files of those that are gone."""
+        for file in self._folder.iterdir():
+            if self.is_gone(file.name):
+                file.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Be gone, and say so."""
+        (self._folder / self.me).unlink(missing_ok=True)
+        os.close(self._mine)

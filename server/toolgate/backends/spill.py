@@ -1,0 +1,70 @@
+"""Ends of calls that the database would not take, each in a file of its own until it does."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+from pydantic import ValidationError
+
+from toolgate.core.claims import State
+from toolgate.core.record import JsonObject, Record
+
+log = logging.getLogger(__name__)
+
+
+class Spilled(Record):
+    """What would have been written: an end's entries, and what becomes of its claim."""
+
+    call_id: str
+    attempt: int
+    intent: int
+    claimed: bool
+    owner: str
+    state: State
+    outcome: str
+    until: int
+    lease: JsonObject | None
+    end: JsonObject
+    salts: dict[str, str]
+    """Of the end's commitments, hexadecimal."""
+    values: dict[str, str]
+
+
+class Spill:
+    """Keeps spilled ends in a folder, by fsync and rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, spilled: Spilled) -> None:
+        """Make an end durable outside the database.
+
+        Raises:
+            OSError: not even that can be written.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = self._file(spilled)
+        new = file.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(orjson.dumps(spilled.model_dump(mode="json")))
+            opened.flush()
+            os.fsync(opened.fileno())
+        new.replace(file)
+
+    def kept(self) -> Iterator[Spilled]:
+        """Give what was kept, oldest call first; what cannot be read is left for a person."""
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                yield Spilled.model_validate_json(file.read_bytes())
+            except (OSError, ValidationError):
+                log.exception("%s holds the end of a call and cannot be read", file)
+
+    def forget(self, spilled: Spilled) -> None:
+        """Remove what the database has taken."""
+        self._file(spilled).unlink(missing_ok=True)
+
+    def _file(self, spilled: Spilled) -> Path:
+        return self._folder / f"{spilled.call_id}-{spilled.attempt}.json"

@@ -1,0 +1,195 @@
+"""Calls of which nobody knows what became: taken for lost, asked about and resolved, each by an entry."""
+
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Integer, and_, bindparam, or_, select, update
+
+from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_entries import Entries, micros
+from toolgate.backends.sql_claims import Claimed, Claims
+from toolgate.backends.sql_tables import CLAIM, Prepared
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.core.call import Call, Caller
+from toolgate.core.claims import LOST, Doubtful, EarlierCall, Finding, State
+from toolgate.core.errors import NothingRecorded
+from toolgate.core.outcome import Done, Failed, Outcome
+from toolgate.core.tool import Tool
+
+PAUSE: Final = timedelta(seconds=2)
+"""How long a system is left alone after it was asked about a call."""
+_MOST_AT_ONCE: Final = 100
+_MOST_EXPIRED: Final = 1000
+
+NOTHING_THERE: Final = Failed(
+    code="found_nothing",
+    detail="the system was asked, and has nothing of this call; it may be asked again under the same key",
+    retryable=True,
+)
+RESOLVED_AS_NOTHING: Final = Failed(
+    code="resolved_as_nothing",
+    detail="a person found that nothing had been done; it may be asked again under the same key",
+    retryable=True,
+)
+
+
+class SqlDoubts:
+    """Settles unknown claims through one writer.
+
+    Args:
+        now: the clock (UTC).
+    """
+
+    def __init__(
+        self, writer: SqliteWriter, entries: Entries, claims: Claims, *, now: Callable[[], datetime]
+    ) -> None:
+        self._writer, self._entries, self._claims, self._now = writer, entries, claims, now
+
+    def lose(self, batch: Batch, claimed: Claimed, tool: Tool | None) -> Claimed:
+        """Take a call for lost whose owner is gone or late; gives the claim as it stands then."""
+        quiet = timedelta(seconds=tool.terms.quiet_period) if tool else PAUSE
+        earlier = claimed.earlier
+        entry = self._entries.about("unknown", LOST.code, earlier, claimed.subject)
+        end = batch.append(entry)
+        self._claims.lose(batch, earlier, LOST, end, self._now() + quiet)
+        return self._claims.of_call(batch, earlier.call_id) or claimed
+
+    async def asked(self, earlier: EarlierCall) -> int | None:
+        """Record that the system is about to be asked; None when it was asked a moment ago, or is settled."""
+
+        def work(batch: Batch) -> int | None:
+            claimed = self._claims.of_call(batch, earlier.call_id)
+            if claimed is None or not self._claims.ask(batch, earlier, self._now(), PAUSE):
+                return None
+            return batch.append(self._entries.about("reconcile", "asked", earlier, claimed.subject))
+
+        return await self._writer.begin(work)
+
+    async def found(self, earlier: EarlierCall, asked: int, finding: Finding) -> None:
+        """Record what the system said, and settle the claim when that says enough."""
+
+        def work(batch: Batch) -> None:
+            claimed = self._claims.of_call(batch, earlier.call_id)
+            if claimed is None:
+                return
+            entry = self._entries.about("reconcile", finding.verdict, earlier, claimed.subject, asked=asked)
+            end = batch.append(entry)
+            state = finding.state(claimed.earlier, self._now())
+            if state is not None:
+                outcome = finding.outcome if finding.outcome is not None else NOTHING_THERE
+                self._claims.resolve(batch, earlier, outcome, state, end)
+
+        await self._writer.write(work)
+
+    async def resolve(self, call_id: str, outcome: Done | None, *, by: str, because: str) -> int:
+        """Record what a person says became of an unknown call: done with a result, or nothing.
+
+        Raises:
+            NothingRecorded: there is no such call, or it is not unknown.
+        """
+
+        def work(batch: Batch) -> int | str:
+            claimed = self._claims.of_call(batch, call_id)
+            if claimed is None:
+                return f"no call {call_id} is recorded as a write or under a key"
+            if claimed.earlier.is_lost(self._now()):
+                claimed = self.lose(batch, claimed, None)
+            earlier = claimed.earlier
+            if earlier.state != "unknown":
+                return f"call {call_id} is not unknown: it is {earlier.state}"
+            status = "nothing_done" if outcome is None else "done"
+            entry = self._entries.resolution(status, earlier, claimed.subject, by, because)
+            end = batch.append(entry)
+            settled: Outcome = outcome if outcome is not None else RESOLVED_AS_NOTHING
+            state: State = "succeeded" if outcome is not None else "failed_retriable"
+            self._claims.resolve(batch, earlier, settled, state, end)
+            return end
+
+        resolved = await self._writer.write(work)
+        if isinstance(resolved, str):
+            raise NothingRecorded(resolved)
+        return resolved
+
+    async def of_call(self, call_id: str) -> Doubtful | None:
+        """Give an unknown call by its id; None when there is none."""
+
+        def work(batch: Batch) -> Doubtful | None:
+            claimed = self._claims.of_call(batch, call_id)
+            if claimed is not None and claimed.earlier.is_lost(self._now()):
+                claimed = self.lose(batch, claimed, None)
+            if claimed is None or claimed.earlier.state != "unknown":
+                return None
+            return _doubtful(claimed, self._now())
+
+        return await self._writer.write(work)
+
+    async def sweep(self, find: Callable[[str], Tool | None]) -> list[Doubtful]:
+        """Take for lost what was left in the middle; give unknown calls that it is time to ask about."""
+
+        def work(batch: Batch) -> list[Doubtful]:
+            now = self._now()
+            for claimed in self._read(batch, _IN_PROGRESS, {"most": _MOST_AT_ONCE}):
+                if claimed.earlier.is_lost(now):
+                    self.lose(batch, claimed, find(claimed.tool))
+            before = {"until": micros(now), "before": micros(now - PAUSE), "most": _MOST_AT_ONCE}
+            return [_doubtful(claimed, now) for claimed in self._read(batch, _UNKNOWN, before)]
+
+        return await self._writer.write(work)
+
+    async def expire(self) -> int:
+        """Forget answers whose time is over; their keys stay, and are refused from then on."""
+        parameters = {"now": micros(self._now())}
+        parameters["most"] = _MOST_EXPIRED
+        return await self._writer.write(lambda batch: batch.execute(_EXPIRE, parameters).rowcount)
+
+    def _read(self, batch: Batch, statement: Prepared, parameters: dict[str, Any]) -> list[Claimed]:
+        rows: list[sqlite3.Row] = batch.execute(statement, parameters).fetchall()
+        return [self._claims.known(row) for row in rows]
+
+
+def _doubtful(claimed: Claimed, now: datetime) -> Doubtful:
+    request, earlier = claimed.request, claimed.earlier
+    arguments = request.get("arguments")
+    try:
+        caller = Caller.model_validate(request.get("caller"))
+    except ValidationError:
+        return Doubtful(earlier=earlier, tool=claimed.tool, call=None)
+    if not isinstance(arguments, dict):
+        return Doubtful(earlier=earlier, tool=claimed.tool, call=None)
+    call = Call(id=earlier.call_id, caller=caller, tool=claimed.tool, arguments=arguments, received_at=now)
+    return Doubtful(earlier=earlier, tool=claimed.tool, call=call)
+
+
+_IN_PROGRESS = Prepared(
+    select(CLAIM).where(CLAIM.c.state == "in_progress").order_by(CLAIM.c.until).limit(bindparam("most"))
+)
+_WAITED: ColumnElement[int] = bindparam("before", type_=Integer) - CLAIM.c.asked_at
+_UNKNOWN = Prepared(
+    select(CLAIM)
+    .where(
+        CLAIM.c.state == "unknown",
+        CLAIM.c.until <= bindparam("until"),
+        # Each pause is as long as the call was in doubt when it was last asked about.
+        or_(
+            CLAIM.c.asked_at == 0,
+            and_(_WAITED >= 0, CLAIM.c.asked_at - CLAIM.c.opened_at <= _WAITED),
+        ),
+    )
+    .order_by(CLAIM.c.asked_at)
+    .limit(bindparam("most"))
+)
+_SETTLED = and_(CLAIM.c.outcome.is_not(None), CLAIM.c.state != "unknown")
+_EXPIRE = Prepared(
+    update(CLAIM)
+    .where(
+        CLAIM.c.call_id.in_(
+            select(CLAIM.c.call_id)
+            .where(CLAIM.c.expires_at <= bindparam("now"), _SETTLED)
+            .limit(bindparam("most"))
+        )
+    )
+    .values(state="expired", outcome=None, remembered=None)
+)
