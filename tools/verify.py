@@ -1,0 +1,1309 @@
+#!/usr/bin/env python3
+"""Verifies a Toolgate ledger, and proofs out of one, without Toolgate.
+
+This one file needs Python 3.11 and `cryptography`; read it before you trust it. What it verifies is written
+down in docs/reference/ledger.md: an RFC 9162 Merkle tree in SQLite, checkpoints as C2SP signed notes, proofs
+as C2SP `tlog-proof` files.
+
+    verify.py ledger DATABASE --key KEY --checkpoint FILE     the whole ledger
+    verify.py proof FILE --key KEY                            one entry
+    verify.py consistency OLD NEW DATABASE --key KEY          nothing before OLD was changed in NEW
+    verify.py consistency OLD NEW --proof FILE --key KEY      the same, without the database
+
+It exits with 0 when all was verified, 1 when something was tampered with, and 2 when it cannot tell: whoever
+can write the database can also make another whole ledger in it. Only a key and a checkpoint that you kept
+elsewhere show that it is the one that was published.
+"""
+
+import argparse
+import base64
+import binascii
+import hmac
+import json
+import re
+import sqlite3
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from heapq import merge
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, get_args
+from urllib.parse import quote
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Verdict: TypeAlias = Literal["verified", "tampered", "cannot tell"]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Hears how many entries were read, and about how many there are."""
+
+EXIT: Final[dict[Verdict, int]] = {"verified": 0, "tampered": 1, "cannot tell": 2}
+EMPTY_ROOT: Final = sha256(b"").digest()
+
+_HASH: Final = 32
+_SALT: Final = 32
+_LEVEL: Final = 16
+_BLOCK: Final = 1 << _LEVEL
+_STRIDE: Final = 8
+_HIGHEST: Final = 56
+_ROWS: Final = 512
+_LARGEST_VALUE: Final = 1 << 28
+_LARGEST_ENTRY: Final = 1 << 18
+_LARGEST_FILE: Final = 1 << 20
+_MOST_FAULTS: Final = 50
+
+
+class Unreadable(Exception):  # noqa: N818 - named by what it is
+    """What should be verified cannot be read: nothing can be said of it. The message says why."""
+
+
+# --- What is found -------------------------------------------------------------------------------------
+
+Certainty: TypeAlias = Literal["entry", "range", "node", "checkpoint", "tip"]
+"""How closely a fault points to the entry that is wrong, closest first."""
+_CERTAINTIES: Final = get_args(Certainty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something that is not as the gate wrote it."""
+
+    index: int
+    """The entry that is wrong; for a range the first that may be; for the other tables, where it belongs."""
+    last: int
+    where: str
+    """Table and column."""
+    what: str
+    certainty: Certainty = "entry"
+
+    def __str__(self) -> str:
+        place = f"entry {self.index}" if self.index == self.last else f"entries {self.index} to {self.last}"
+        return f"{place}: {self.where}: {self.what}"
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was verified, what was found, and what could not be verified."""
+
+    entries: int = 0
+    faults: list[Fault] = field(default_factory=list[Fault])
+    """The first of them; there may be more."""
+    doubts: list[str] = field(default_factory=list[str])
+    """Why it cannot be said that all is well, and what to do about it."""
+    checked: list[str] = field(default_factory=list[str])
+    not_checked: list[str] = field(default_factory=list[str])
+    covered: int = 0
+    """So many entries, from the first on, are those under a checkpoint from outside."""
+    body: bytes | None = None
+    """The entry that a proof proves."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.faults:
+            return "tampered"
+        return "cannot tell" if self.doubts else "verified"
+
+    @property
+    def headline(self) -> Fault | None:
+        """The fault that says best where the first wrong entry is.
+
+        Behind a checkpoint that does not match, an entry that looks wrong says nothing about the first one.
+        """
+        ranges = [fault for fault in self.faults if fault.certainty == "range"]
+        end = min((fault.last for fault in ranges), default=None)
+        told = [fault for fault in self.faults if end is None or fault.index <= end]
+        return min(told, key=lambda fault: (_CERTAINTIES.index(fault.certainty), fault.index), default=None)
+
+    @property
+    def first_bad(self) -> int | None:
+        """The first entry that is wrong, or may be."""
+        return self.headline.index if self.headline else None
+
+    def fault(
+        self, index: int, where: str, what: str, *, last: int | None = None, certainty: Certainty = "entry"
+    ) -> None:
+        """Note a fault, unless there are many."""
+        # A checkpoint tells where the first wrong entry can be: it is noted however many others there are.
+        if len(self.faults) < _MOST_FAULTS or (certainty == "range" and len(self.faults) < 2 * _MOST_FAULTS):
+            last = index if last is None else last
+            self.faults.append(Fault(index=index, last=last, where=where, what=what, certainty=certainty))
+
+    def lines(self) -> Iterator[str]:
+        """Say it to a person."""
+        if headline := self.headline:
+            yield f"TAMPERED: {headline}"
+            yield "Keep this database and every checkpoint as they are; compare with a backup from before."
+            yield from (f"  also: {fault}" for fault in self.faults if fault is not headline)
+        else:
+            yield f"{self.verdict.upper()}: {self.entries} entries"
+        for title, texts in (
+            ("cannot tell", self.doubts),
+            ("checked", self.checked),
+            ("not checked", self.not_checked),
+        ):
+            yield from (f"  {title}: {text}" for text in texts)
+        if self.body is not None:
+            yield f"  the entry: {ascii(self.body)[2:-1]}"
+
+    def as_json(self) -> str:
+        """Say it to a program."""
+        faults = [asdict(fault) for fault in self.faults]
+        said = {
+            "verdict": self.verdict,
+            "entries": self.entries,
+            "covered": self.covered,
+            "first_bad": self.first_bad,
+            "faults": faults,
+        }
+        rest = {"doubts": self.doubts, "checked": self.checked, "not_checked": self.not_checked}
+        return json.dumps(said | rest, indent=2)
+
+
+# --- The tree (RFC 9162, section 2.1) ------------------------------------------------------------------
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """Hash an entry (RFC 9162, section 2.1.1)."""
+    return sha256(b"\0" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash two nodes into their parent (RFC 9162, section 2.1.1)."""
+    return sha256(b"\1" + left + right).digest()
+
+
+def root_from_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bytes | None:
+    """Give the root that an inclusion proof leads to, or None when it cannot be one.
+
+    The proof's hashes are those of the levels on which the path has a sibling: below the point where the
+    paths of this and of the last entry part there is one on each level, above it only those to the left.
+    """
+    if not 0 <= index < size or any(len(part) != _HASH for part in (leaf, *proof)):
+        return None
+    inner = (index ^ (size - 1)).bit_length()
+    if len(proof) != inner + (index >> inner).bit_count():
+        return None
+    node = leaf
+    for level, part in enumerate(proof):
+        right_child = level >= inner or index >> level & 1
+        node = node_hash(part, node) if right_child else node_hash(node, part)
+    return node
+
+
+def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
+    """Whether `proof` shows that the tree of `new` entries begins with that of `old` entries.
+
+    An old tree of no entries shows nothing and is refused.
+    """
+    if not 0 < old <= new or any(len(part) != _HASH for part in (old_root, new_root, *proof)):
+        return False
+    if old == new:
+        return not proof and old_root == new_root
+    # The largest complete subtree at the old tree's right edge: its last entry's path is followed from there.
+    start = (old & -old).bit_length() - 1
+    parts = [old_root, *proof] if old == 1 << start else list(proof)
+    index, last = (old - 1) >> start, (new - 1) >> start
+    inner = (index ^ last).bit_length()
+    if len(parts) != 1 + inner + (index >> inner).bit_count():
+        return False
+    before = after = parts[0]
+    for level, part in enumerate(parts[1:]):
+        if level >= inner or index >> level & 1:
+            before, after = node_hash(part, before), node_hash(part, after)
+        else:
+            after = node_hash(after, part)
+    return (before, after) == (old_root, new_root)
+
+
+class Tree:
+    """Hashes entries block by block, each level of a block at once; 65,536 entries are a block."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._first = 0
+        self._before: list[bytes] = []
+        """The complete subtrees before the last block, largest first."""
+        self._levels: list[list[bytes]] = [[]]
+
+    def add(self, leaves: list[bytes]) -> Iterator[tuple[int, int, bytes]]:
+        """Add a block (only the last may be short); gives the nodes it completed: level, number, hash."""
+        if len(self._levels[0]) == _BLOCK:
+            self._before, _ = self._folded()
+            self._first += _BLOCK
+        self._levels = [leaves]
+        while len(below := self._levels[-1]) > 1:
+            pairs = zip(below[::2], below[1::2], strict=False)
+            self._levels.append([sha256(b"\1" + left + right).digest() for left, right in pairs])
+        self.size = self._first + len(leaves)
+        for level in range(_STRIDE, len(self._levels), _STRIDE):
+            for number, node in enumerate(self._levels[level], self._first >> level):
+                yield level, number, node
+        if len(leaves) == _BLOCK:
+            yield from self._nodes_above()
+
+    def root(self, size: int) -> bytes:
+        """Give the root over the first `size` entries; it must end in the last block."""
+        parts = self.frontier(size)
+        if not parts:
+            return EMPTY_ROOT
+        node = parts[-1]
+        for left in reversed(parts[:-1]):
+            node = node_hash(left, node)
+        return node
+
+    def frontier(self, size: int) -> list[bytes]:
+        """Give the roots of the complete subtrees of the first `size` entries, largest first."""
+        if size == self._first + _BLOCK:
+            before, _ = self._folded()
+            return before
+        parts, at = list(self._before), 0
+        for level in reversed(range(len(self._levels))):
+            if (size - self._first) >> level & 1:
+                parts.append(self._levels[level][at >> level])
+                at += 1 << level
+        return parts
+
+    def _folded(self) -> tuple[list[bytes], list[tuple[int, int, bytes]]]:
+        """Join the last block, which is full, to the subtrees before it; gives those, and the joints."""
+        before, node = list(self._before), self._levels[_LEVEL][0]
+        joints: list[tuple[int, int, bytes]] = []
+        level, number = _LEVEL, self._first >> _LEVEL
+        while number & 1:
+            node = node_hash(before.pop(), node)
+            level, number = level + 1, number >> 1
+            joints.append((level, number, node))
+        return [*before, node], joints
+
+    def _nodes_above(self) -> Iterator[tuple[int, int, bytes]]:
+        _, joints = self._folded()
+        return (joint for joint in joints if joint[0] % _STRIDE == 0)
+
+
+# --- Keys, notes, checkpoints (C2SP signed-note and tlog-checkpoint) -----------------------------------
+
+_ED25519: Final = 1
+_KEY_ID: Final = 4
+_NAME: Final = re.compile(r"[^\s+]+")
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+
+
+def unbase64(text: str) -> bytes:
+    """Decode base64 that is spelled as it must be. Raises `Unreadable`."""
+    try:
+        decoded = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unreadable("base64 is expected") from error
+    if base64.b64encode(decoded).decode() != text:
+        raise Unreadable("base64 is expected, in its one spelling")
+    return decoded
+
+
+@dataclass(frozen=True)
+class VerifierKey:
+    """The public half of a log's key."""
+
+    name: str
+    public: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> "VerifierKey":
+        """Read `name+id+key`. Raises `Unreadable`."""
+        name, _, rest = text.strip().partition("+")
+        id_, _, encoded = rest.partition("+")
+        key = unbase64(encoded)
+        if not _NAME.fullmatch(name) or len(key) != 1 + _HASH or key[0] != _ED25519:
+            raise Unreadable("this is no Ed25519 verifier key: name+id+key is expected")
+        parsed = cls(name, key[1:])
+        if parsed.id.hex() != id_:
+            raise Unreadable("the verifier key does not have the id that it says")
+        return parsed
+
+    @property
+    def id(self) -> bytes:
+        """Four bytes that tell this key from the others of its name."""
+        return sha256(self.name.encode() + b"\n" + bytes([_ED25519]) + self.public).digest()[:_KEY_ID]
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.id.hex()}+{base64.b64encode(bytes([_ED25519]) + self.public).decode()}"
+
+    def signed(self, message: bytes, signature: bytes) -> bool:
+        """Whether this key made the signature (RFC 8032)."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Note:
+    """A checkpoint and the signatures under it."""
+
+    text: str
+    signatures: tuple[tuple[str, bytes, bytes], ...]
+    """Name, key id and signature of each line."""
+    origin: str
+    size: int
+    root: bytes
+
+    @classmethod
+    def parse(cls, message: str) -> "Note":
+        """Read a signed checkpoint. Raises `Unreadable`."""
+        text, gap, rest = message.rpartition("\n\n")
+        if not gap or not rest.endswith("\n") or len(message) > _LARGEST_FILE or _CONTROL.search(message):
+            raise Unreadable("this is no signed note: a text, an empty line and signatures are expected")
+        signatures = tuple(_signature(line) for line in rest[:-1].split("\n"))
+        origin, *lines = text.split("\n")
+        if len(lines) < 2 or not origin or not all(lines) or not _NUMBER.fullmatch(lines[0]):  # noqa: PLR2004
+            raise Unreadable("this is no checkpoint: origin, size and root are expected, a line each")
+        root = unbase64(lines[1])
+        if len(root) != _HASH:
+            raise Unreadable("the checkpoint's root is not 32 bytes")
+        return cls(text + "\n", signatures, origin, int(lines[0]), root)
+
+    def signers(self, known: Iterable[VerifierKey]) -> set[VerifierKey]:
+        """Give those of the known keys that signed it; none when one of them has a false signature here."""
+        found: set[VerifierKey] = set()
+        message = self.text.encode()
+        for name, id_, signature in self.signatures:
+            for key in known:
+                if (key.name, key.id) == (name, id_):
+                    if not key.signed(message, signature):
+                        return set()
+                    found.add(key)
+        return found
+
+
+def _signature(line: str) -> tuple[str, bytes, bytes]:
+    dash, _, rest = line.partition(" ")
+    name, _, encoded = rest.partition(" ")
+    decoded = unbase64(encoded)
+    if dash != "\u2014" or not _NAME.fullmatch(name) or len(decoded) <= _KEY_ID:
+        raise Unreadable("a signature line of the note is malformed")
+    return name, decoded[:_KEY_ID], decoded[_KEY_ID:]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A `key_rotate` entry whose endorsement is the old key's."""
+
+    index: int
+    old: VerifierKey
+    new: VerifierKey
+
+    @classmethod
+    def parse(cls, index: int, body: bytes) -> "Rotation":
+        """Read the entry's body. Raises `Unreadable`."""
+        entry = parse_body(body)
+        old, new, endorsed = (_text(entry, name) for name in ("old", "new", "endorsed"))
+        rotation = cls(index, VerifierKey.parse(old), VerifierKey.parse(new))
+        if entry.get("kind") != "key_rotate" or old != str(rotation.old) or new != str(rotation.new):
+            raise Unreadable("this is no key_rotate entry")
+        if rotation.old.name != rotation.new.name or rotation.old == rotation.new:
+            raise Unreadable("the new key is not another key of the same log")
+        if not rotation.old.signed(f"{new}\n".encode(), unbase64(endorsed)):
+            raise Unreadable("the old key did not endorse the new one")
+        return rotation
+
+
+class Trust:
+    """Which key had to sign a checkpoint of some size, and what the keys that were given say of it.
+
+    A rotation at index r holds for every checkpoint of more than r entries: those must bear a signature by
+    the new key; an old key that was stolen after it went out of use signs nothing. The keys form a chain, and
+    whoever was given one of them can follow it:
+
+    - onward, because each new key is endorsed by a signature of the one before. That holds wherever the entry
+      lies, so it may lie in the very tree that is verified;
+    - backward, because the entry names the old key; but only under a checkpoint, found good, that holds the
+      entry and is signed by the given key or a later one: before that the entry could be anybody's.
+    """
+
+    def __init__(self, given: Sequence[VerifierKey], rotations: Sequence[Rotation]) -> None:
+        self.given = list(given)
+        self._at = [rotation.index for rotation in rotations]
+        self._chain = [rotations[0].old, *(rotation.new for rotation in rotations)] if rotations else []
+        self.known = list(dict.fromkeys([*self.given, *self._chain]))
+        anchors = [place for place, key in enumerate(self._chain) if key in self.given]
+        self._anchor = min(anchors, default=0)
+        self._lost = bool(self._chain) and not anchors
+
+    def in_force(self, size: int) -> list[VerifierKey]:
+        """Give the keys of which one must have signed a checkpoint of `size` entries."""
+        if self._lost:
+            return []
+        return [self._chain[self._epoch(size)]] if self._chain else self.given
+
+    def is_earlier(self, size: int) -> bool:
+        """Whether the key in force lies before the earliest that was given."""
+        return self._epoch(size) < self._anchor
+
+    @property
+    def reaches_back(self) -> int:
+        """How many entries a good checkpoint must hold at least to vouch for the keys before it."""
+        return self._at[self._anchor - 1] + 1 if self._anchor else 0
+
+    def _epoch(self, size: int) -> int:
+        return bisect_left(self._at, size)
+
+
+# --- Entries -------------------------------------------------------------------------------------------
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise ValueError("a name is there twice")
+    return named
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text[:20]} is not an integer")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Read an entry's body. Raises `Unreadable`."""
+    entry: dict[str, Any]
+    try:
+        text = body.decode()
+        entry, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise Unreadable("body is not JSON of the ledger's form") from error
+    if end != len(text) or type(entry) is not dict:
+        raise Unreadable("body is not one JSON object")
+    return entry
+
+
+def _text(entry: dict[str, Any], name: str) -> str:
+    value = entry.get(name)
+    if type(value) is not str:
+        raise Unreadable(f"{name!r} is not a text")
+    return value
+
+
+_WRITER: Final = re.compile(r"[0-9a-f]{16}-[0-9]{1,18}", re.ASCII)
+_OTHER, _CONFIG, _OPEN, _LOST, _ENDED = range(5)
+_FORM: Final = 2
+_ABOUT_AN_INTENT: Final = {"lease", "outcome", "unknown", "late_outcome", "reconcile", "resolve"}
+_KINDS: Final = {
+    *("genesis", "writer_start", "writer_stop", "config", "intent", "refusal", "repeat"),
+    *("auth_failure", "audit_read", "key_rotate", "fault"),
+    *_ABOUT_AN_INTENT,
+}
+
+
+class Wrong(Exception):  # noqa: N818 - named by what it is
+    """An entry that cannot stand where it stands. The message says why."""
+
+
+class Grammar:
+    """Checks that the entries tell a possible story.
+
+    It remembers a byte for each entry, the call of each intent that is open, and each writer's count.
+    """
+
+    def __init__(self) -> None:
+        self._marks = bytearray()
+        self._calls: dict[int, Any] = {}
+        self._writers: dict[str, int] = {}
+        self._begun_by = ""
+
+    def read(self, entry: dict[str, Any]) -> None:
+        """Take the next entry. Raises `Wrong`."""
+        index = len(self._marks)
+        kind = entry.get("kind")
+        self._marks.append(_OPEN if kind == "intent" else _CONFIG if kind == "config" else _OTHER)
+        self._form(index, kind, entry)
+        config = entry.get("config")
+        if config is not None and self._mark(index, config) != _CONFIG:
+            raise Wrong(f"config {config!a:.40} is no earlier entry of kind config")
+        if kind == "intent":
+            self._calls[index] = entry.get("call_id")
+            if entry.get("verdict") != "allow":
+                raise Wrong("an intent whose verdict is not allow")
+        elif kind in _ABOUT_AN_INTENT:
+            self._about(index, kind, entry)
+        elif kind == "repeat" and self._mark(index, entry.get("answered_with")) is None:
+            raise Wrong("answered_with is no earlier entry")
+
+    def _form(self, index: int, kind: object, entry: dict[str, Any]) -> None:
+        writer, wseq = entry.get("writer"), entry.get("wseq")
+        if type(kind) is not str or kind not in _KINDS:
+            raise Wrong(f"unknown kind {kind!a:.40}")
+        if (
+            entry.get("v") != _FORM
+            or type(entry.get("at")) is not int
+            or type(entry.get("status")) is not str
+        ):
+            raise Wrong("v, at or status is not of the ledger's form")
+        if (kind == "genesis") is not (index == 0):
+            raise Wrong("the first entry is not genesis" if index == 0 else "a second genesis")
+        if type(writer) is not str or type(wseq) is not int:
+            raise Wrong("writer or wseq is not of the ledger's form")
+        due = self._writers.get(writer, 0)
+        self._writers[writer] = wseq + 1
+        if wseq != due:
+            raise Wrong(f"wseq is {wseq}, but {due} was due: its writer's entries are not all here, in order")
+        if wseq <= 1 or kind == "writer_start":
+            self._start(index, kind, writer, wseq)
+
+    def _start(self, index: int, kind: str, writer: str, wseq: int) -> None:
+        """A writer begins with its writer_start; the ledger's first writer with genesis before that."""
+        if not _WRITER.fullmatch(writer):
+            raise Wrong("writer is not of the ledger's form")
+        if index == 0:
+            self._begun_by = writer
+        elif (kind == "writer_start") is not (wseq == (writer == self._begun_by)):
+            raise Wrong("a writer must begin with writer_start, once")
+
+    def _about(self, index: int, kind: str, entry: dict[str, Any]) -> None:
+        intent = entry.get("intent")
+        mark = self._mark(index, intent)
+        if mark is None or mark < _OPEN or type(intent) is not int:
+            raise Wrong(f"intent {intent!a:.40} is no earlier entry of kind intent")
+        if kind == "lease" and mark == _ENDED:
+            raise Wrong(f"a lease after the outcome of its intent {intent}")
+        if kind == "unknown" and mark == _OPEN:
+            self._marks[intent] = _LOST
+            self._calls.pop(intent, None)
+        if kind == "outcome":
+            self._end(intent, mark, entry.get("call_id"))
+
+    def _end(self, intent: int, mark: int, call_id: object) -> None:
+        if mark != _OPEN:
+            raise Wrong(f"intent {intent} has an outcome or an unknown already")
+        self._marks[intent] = _ENDED
+        if self._calls.pop(intent, None) != call_id:
+            raise Wrong(f"call_id is not that of its intent {intent}")
+
+    def _mark(self, index: int, earlier: object) -> int | None:
+        return self._marks[earlier] if type(earlier) is int and 0 <= earlier < index else None
+
+
+# --- The database --------------------------------------------------------------------------------------
+
+_TABLES: Final = {
+    "ledger_entry": "idx leaf body kind call_id at tenant who tool status run refers",
+    "ledger_node": "level number hash",
+    "ledger_tip": "id size frontier",
+    "ledger_checkpoint": "size note",
+    "payload": "idx field salt value",
+}
+_COLUMNS: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run", "refers")
+_TIP_SQL: Final = "SELECT id, size, typeof(frontier), CAST(frontier AS BLOB) FROM ledger_tip LIMIT 2"
+_NODE_SQL: Final = (
+    "SELECT number, typeof(hash), CAST(hash AS BLOB) FROM ledger_node WHERE level = ? ORDER BY number"
+)
+_ENTRY_SQL: Final = "SELECT idx, leaf, body{} FROM ledger_entry NOT INDEXED WHERE idx >= ? ORDER BY idx"
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+def _open(database: Path) -> sqlite3.Connection:
+    """Open for reading only, in one transaction. A copy that came without its -wal file is read as it is."""
+    if not database.is_file():
+        raise Unreadable(f"{database} is no file; name the ledger's SQLite database")
+    address = f"file:{quote(str(database.absolute()))}?mode=ro"
+    has_wal = database.with_name(f"{database.name}-wal").exists()
+    for more in ("", "&immutable=1"):
+        connection = sqlite3.connect(address + more, uri=True, isolation_level=None)
+        try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+            for statement in ("PRAGMA trusted_schema = OFF", "PRAGMA query_only = ON", "BEGIN"):
+                connection.execute(statement)
+            _demand_tables(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            if more or has_wal:
+                raise Unreadable(f"{database} cannot be read as SQLite: {error}") from error
+        except Unreadable:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise AssertionError
+
+
+def _demand_tables(connection: sqlite3.Connection) -> None:
+    """A view or a virtual table in the place of a table could show anything."""
+    for table, columns in _TABLES.items():
+        found = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        if [kind for kind, _ in found] != ["table"] or not str(found[0][1]).upper().startswith(
+            "CREATE TABLE"
+        ):
+            raise Unreadable(
+                f"there is no table {table}; this is not a ledger of this form, or it was removed"
+            )
+        has = {row[1] for row in connection.execute(f"PRAGMA table_xinfo({table})") if not row[6]}
+        if missing := set(columns.split()) - has:
+            raise Unreadable(f"{table} has no column {min(missing)}; this is not a ledger of this form")
+
+
+def _is_foreign(error: sqlite3.Error) -> bool:
+    """Whether one value cannot be read because of what it is: text that is not UTF-8, or far too large."""
+    return isinstance(error, sqlite3.DataError) or "decode to UTF-8" in str(error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claimed:
+    """A checkpoint, from the database or from outside."""
+
+    size: int
+    name: str
+    note: Note | None
+    outside: bool = False
+
+
+class _Audit:
+    """One reading of the database, from the first entry to the last."""
+
+    def __init__(self, connection: sqlite3.Connection, keys: Sequence[VerifierKey], *, full: bool) -> None:
+        self.report = Report()
+        self._connection = connection
+        self._full = full
+        self._tree = Tree()
+        self._grammar = Grammar()
+        self._origin: str | None = None
+        self._trust = Trust(keys, self._rotations())
+        self._matched = 0
+        """So many entries are under a good checkpoint; `_outside` counts only those from outside."""
+        self._outside = 0
+        self._earlier: list[_Claimed] = []
+        self._notes = 0
+        self._payloads = self._payload_rows()
+        self._payload = next(self._payloads, None)
+        self._opened = 0
+        self._cut = False
+        """Whether the entries ended early, at a gap or at a row that cannot be read."""
+
+    def run(self, outside: Sequence[tuple[str, Note]], progress: Progress | None) -> Report:
+        """Read all."""
+        given = sorted(
+            (_Claimed(size=note.size, name=name, note=note, outside=True) for name, note in outside),
+            key=lambda claimed: claimed.size,
+        )
+        checkpoints = merge(self._checkpoint_rows(), given, key=lambda claimed: claimed.size)
+        total = self._connection.execute("SELECT max(idx) FROM ledger_entry").fetchone()[0]
+        total = total + 1 if type(total) is int else 0
+        try:
+            self._read(checkpoints, progress, total)
+        finally:
+            # Else the statement, and with it the transaction, would outlive the connection.
+            self._payloads.close()
+        self._conclude()
+        return self.report
+
+    def _read(self, checkpoints: Iterator[_Claimed], progress: Progress | None, total: int) -> None:
+        due = next(checkpoints, None)
+        nodes = _Nodes(self._connection, self.report)
+        for leaves in self._blocks():
+            for level, number, node in self._tree.add(leaves):
+                nodes.compare(level, number, node)
+            self.report.entries = self._tree.size
+            while due is not None and due.size <= self._tree.size:
+                self._judge(due)
+                due = next(checkpoints, None)
+            if progress:
+                progress(self._tree.size, total)
+        if self._cut:
+            self.report.not_checked.append("what comes after the entry that is missing or cannot be read")
+            return
+        for claimed in chain([due] if due else [], checkpoints):
+            self._judge(claimed)
+        nodes.end()
+        self._tip()
+        if self._full:
+            self._payloads_end()
+
+    def _blocks(self) -> Iterator[list[bytes]]:
+        """Give the leaf hashes of the bodies in blocks (only the last may be short), checking the rows."""
+        block: list[bytes] = []
+        for rows in self._chunks():
+            block += self._leaves(rows)
+            if self._full:
+                for row in rows:
+                    self._entry(row)
+            while len(block) >= _BLOCK:
+                yield block[:_BLOCK]
+                block = block[_BLOCK:]
+        yield block
+
+    def _chunks(self) -> Iterator[list[Row]]:
+        """Give the rows in their order, as far as there is no gap."""
+        sql = _ENTRY_SQL.format("".join(f", {name}" for name in _COLUMNS) if self._full else "")
+        cursor = self._connection.execute(sql, (-(2**63),))
+        due = 0
+        while not self._cut:
+            rows = self._fetch(cursor, sql, due)
+            if [row[0] for row in rows] != list(range(due, due + len(rows))):
+                rows = self._before_the_gap(rows, due)
+            if not rows:
+                return
+            yield rows
+            due += len(rows)
+
+    def _fetch(self, cursor: sqlite3.Cursor, sql: str, due: int) -> list[Row]:
+        """Fetch some rows; those before the first that cannot be the gate's."""
+        limit = sqlite3.SQLITE_LIMIT_LENGTH
+        self._connection.setlimit(limit, _LARGEST_ENTRY)
+        try:
+            return cursor.fetchmany(_ROWS)
+        except sqlite3.Error as error:
+            if not _is_foreign(error):
+                raise
+            rows: list[Row] = []
+            with suppress(sqlite3.Error):
+                while row := self._connection.execute(f"{sql} LIMIT 1", (due + len(rows),)).fetchone():
+                    rows.append(row)
+            self._cut = True
+            what = (
+                "a value in it can be none of the gate's: it is far too large, or no text; or it is missing"
+            )
+            self.report.fault(due + len(rows), "ledger_entry", what)
+            return rows
+        finally:
+            self._connection.setlimit(limit, _LARGEST_VALUE)
+
+    def _before_the_gap(self, rows: list[Row], due: int) -> list[Row]:
+        gap = next(index for index, row in enumerate(rows) if row[0] != due + index)
+        self._cut = True
+        what = f"the entry is missing: {rows[gap][0]!a:.40} stands in its place"
+        self.report.fault(due + gap, "ledger_entry.idx", what)
+        return rows[:gap]
+
+    def _leaves(self, rows: list[Row]) -> list[bytes]:
+        try:
+            leaves = [sha256(b"\0" + row[2]).digest() for row in rows]
+        except TypeError:
+            leaves = [leaf_hash(row[2] if type(row[2]) is bytes else b"") for row in rows]
+        if leaves != [row[1] for row in rows]:
+            for row, leaf in zip(rows, leaves, strict=True):
+                if row[1] != leaf or type(row[2]) is not bytes:
+                    self.report.fault(
+                        row[0], "ledger_entry.leaf", "it is not the hash of body: one was changed"
+                    )
+        return leaves
+
+    def _entry(self, row: Row) -> None:
+        """Check an entry against its columns, the entries before it, and its payloads."""
+        index, _, body, *_ = row
+        try:
+            entry = parse_body(body)
+        except Unreadable as error:
+            self.report.fault(index, "ledger_entry.body", str(error))
+            entry = {}
+        get = entry.get
+        says = (
+            get("kind", ""),
+            get("call_id", ""),
+            get("at", ""),
+            get("tenant", ""),
+            get("who", ""),
+            get("tool", ""),
+            get("status", ""),
+            get("run", ""),
+            get("intent", get("answered_with")),
+        )
+        if row[3:] != says:
+            self._name_the_column(row, says)
+        try:
+            self._grammar.read(entry)
+        except Wrong as wrong:
+            self.report.fault(index, "ledger_entry.body", str(wrong))
+        if self._payload is not None and self._payload[0] <= index:
+            self._payloads_of(index, entry)
+
+    def _name_the_column(self, row: Row, says: Row) -> None:
+        for name, stands, said in zip(_COLUMNS, row[3:], says, strict=True):
+            if stands != said:
+                self.report.fault(row[0], f"ledger_entry.{name}", "the column is not what body says")
+
+    def _payload_rows(self) -> Generator[Row]:
+        """Give the payloads in the order of their entries; those of no possible entry are faults."""
+        if not self._full:
+            return
+        sql = "SELECT idx, field, salt, value FROM payload ORDER BY idx, field"
+        last = 0
+        try:
+            for row in self._connection.execute(sql):
+                if type(row[0]) is int and row[0] >= 0:
+                    last = row[0]
+                    yield row
+                else:
+                    self.report.fault(0, "payload.idx", f"{row[0]!a:.40} is the index of no entry")
+        except sqlite3.Error as error:
+            if not _is_foreign(error):
+                raise
+            self.report.fault(
+                last, "payload", "a value in it, or in the row behind it, can be none of the gate's"
+            )
+
+    def _payloads_of(self, index: int, entry: dict[str, Any]) -> None:
+        while self._payload is not None and self._payload[0] <= index:
+            _, name, salt, value = self._payload
+            self._opened += 1
+            if fault := _payload_fault(entry.get(name) if type(name) is str else None, name, salt, value):
+                self.report.fault(index, f"payload.{fault[0]}", f"{name!a:.40}: {fault[1]}")
+            self._payload = next(self._payloads, None)
+
+    def _payloads_end(self) -> None:
+        if self._payload is not None:
+            index = self._payload[0]
+            self.report.fault(index, "payload.idx", "there is no such entry")
+
+    def _rotations(self) -> list[Rotation]:
+        """Read the key_rotate entries, up to the first that does not continue the chain.
+
+        They are found by their column; where that was changed, a later key is endorsed by nobody.
+        """
+        rotations: list[Rotation] = []
+        sql = "SELECT idx, body FROM ledger_entry WHERE kind = 'key_rotate' ORDER BY idx"
+        for index, body in self._connection.execute(sql):
+            if type(index) is not int:
+                break
+            try:
+                rotation = Rotation.parse(index, body)
+                if rotations and rotation.old != rotations[-1].new:
+                    raise Unreadable("its old key is not the one in force")
+            except Unreadable as error:
+                self.report.fault(
+                    index, "ledger_entry.body", f"this rotation of the key does not hold: {error}"
+                )
+                break
+            rotations.append(rotation)
+        return rotations
+
+    def _checkpoint_rows(self) -> Iterator[_Claimed]:
+        sql = "SELECT size, typeof(note), CAST(note AS BLOB) FROM ledger_checkpoint ORDER BY size"
+        for size, stored_as, text in self._connection.execute(sql):
+            if type(size) is not int or size < 0:
+                self.report.fault(
+                    0, "ledger_checkpoint.size", f"{size!a:.40} is no size", certainty="checkpoint"
+                )
+                continue
+            self._notes += 1
+            try:
+                note = Note.parse(text.decode()) if stored_as == "text" else None
+            except (Unreadable, UnicodeDecodeError):
+                note = None
+            yield _Claimed(size=size, name=f"ledger_checkpoint, size {size}", note=note)
+
+    def _judge(self, claimed: _Claimed) -> None:
+        """Compare a checkpoint with the tree, and its signature with the keys."""
+        note, trust = claimed.note, self._trust
+        if note is None or note.size != claimed.size:
+            self._blame(claimed, "ledger_checkpoint.note", "it is no checkpoint of its size")
+            return
+        signers = note.signers(trust.known)
+        in_force = not signers.isdisjoint(trust.in_force(note.size))
+        if trust.given and not in_force and not claimed.outside:
+            self._blame(claimed, "ledger_checkpoint.note", "it is not signed by the key that was in force")
+            return
+        if trust.given and not signers:
+            self._doubt(f"{claimed.name} is not signed by a key that was given; give its key with --key")
+        elif note.size > self._tree.size:
+            missing = f"the entries from {self._tree.size} on are missing: {claimed.name} counts {note.size}"
+            last = note.size - 1
+            self.report.fault(self._tree.size, "ledger_entry", missing, last=last, certainty="range")
+        elif self._tree.root(note.size) != note.root:
+            what = f"they are not those under the checkpoint ({claimed.name})"
+            first = min(self._matched, note.size - 1) if note.size else 0
+            last = max(first, note.size - 1)
+            self.report.fault(first, "ledger_entry", what, last=last, certainty="range")
+        elif trust.given and not in_force:
+            self._doubt(
+                f"{claimed.name} is signed by a key that was out of use by then; it vouches for nothing"
+            )
+        else:
+            self._accept(claimed, note)
+
+    def _accept(self, claimed: _Claimed, note: Note) -> None:
+        if self._origin is None:
+            self._origin = self._genesis_origin()
+        if note.size and note.origin != self._origin:
+            self._blame(claimed, "ledger_checkpoint.note", "it is of a log of another name than genesis says")
+        elif self._trust.is_earlier(note.size):
+            self._earlier.append(claimed)
+        else:
+            self._matched = max(self._matched, note.size)
+            self._outside = max(self._outside, note.size if claimed.outside else 0)
+
+    def _genesis_origin(self) -> str:
+        for (body,) in self._connection.execute("SELECT body FROM ledger_entry WHERE idx = 0"):
+            try:
+                return str(parse_body(body).get("origin", ""))
+            except Unreadable:
+                return ""
+        return ""
+
+    def _blame(self, claimed: _Claimed, where: str, what: str) -> None:
+        what = f"{what} ({claimed.name})"
+        self.report.fault(claimed.size, where, what, certainty="checkpoint")
+
+    def _doubt(self, text: str) -> None:
+        self.report.doubts.append(text)
+
+    def _tip(self) -> None:
+        rows = self._connection.execute(_TIP_SQL).fetchall()
+        size = self._tree.size
+        packed = b"".join(self._tree.frontier(size))
+        if rows == [(1, size, "blob", packed)]:
+            return
+        what = f"it is not the end of the tree of {size} entries"
+        at = rows[0][1] if len(rows) == 1 and type(rows[0][1]) is int else size
+        self.report.fault(max(0, min(size, at)), "ledger_tip", what, certainty="tip")
+
+    def _conclude(self) -> None:
+        if self._earlier:
+            self._look_back()
+        report, size, full = self.report, self._tree.size, self._full
+        report.covered = self._outside
+        report.checked.append(f"the hashes of {size} entries, the nodes above them and the tip")
+        (report.checked if full else report.not_checked).append("that each column is what its entry says")
+        (report.checked if full else report.not_checked).append(
+            "the grammar: writers, intents, outcomes, leases"
+        )
+        (report.checked if full else report.not_checked).append(
+            f"that payloads open their commitments{self._many()}"
+        )
+        signed = f"{self._notes} checkpoints in the database against the tree"
+        report.checked.append(signed + (" and their signatures" if self._trust.given else ""))
+        self._say_what_is_covered(size)
+        report.not_checked.append(
+            "whom a pseudonym stands for, and when a checkpoint was published: nothing signs it"
+        )
+
+    def _many(self) -> str:
+        return f" ({self._opened})" if self._full else ""
+
+    def _say_what_is_covered(self, size: int) -> None:
+        report, trust = self.report, self._trust
+        if not trust.given:
+            self._doubt("no key was given: it is consistent with itself only; give the log's with --key")
+        if not self._outside:
+            self._doubt(
+                "no good checkpoint from outside the database was given: its end may be missing; "
+                "give one with --checkpoint"
+            )
+        if not size:
+            self._doubt("there are no entries")
+        if self._outside:
+            report.checked.append(
+                f"entries 0 to {self._outside - 1} are those under a checkpoint from outside"
+            )
+        if self._outside < self._matched and trust.given:
+            span = f"entries {self._outside} to {self._matched - 1}"
+            report.checked.append(
+                f"{span} are signed in the database; whether more of them were removed is not known"
+            )
+        if max(self._outside, self._matched) < size:
+            report.not_checked.append(
+                f"entries from {max(self._outside, self._matched)} on: no signature covers them yet"
+            )
+
+    def _look_back(self) -> None:
+        """Accept what keys before the given one signed, if the rotation to that is proven; see `Trust`."""
+        if self._matched >= self._trust.reaches_back:
+            outside = [claimed.size for claimed in self._earlier if claimed.outside]
+            self._outside = max(self._outside, *outside, 0)
+            return
+        first = self._earlier[0].name
+        self._doubt(f"{first} is signed by an earlier key than those that were given; give that with --key")
+
+
+def _payload_fault(commitment: object, name: str, salt: object, value: object) -> tuple[str, str] | None:
+    """Say which column of a payload is wrong, and why."""
+    if type(commitment) is not dict or not {"hmac", "length"} <= commitment.keys():
+        return "field", "the entry has no such commitment"
+    if type(salt) is not bytes or len(salt) != _SALT:
+        return "salt", "it is not 32 bytes"
+    if value is None:
+        return None
+    if type(value) is not bytes:
+        return "value", "it is not bytes"
+    opened = hmac.digest(salt, name.encode() + b"\0" + value, "sha256").hex()
+    if opened != commitment["hmac"] or len(value) != commitment["length"]:
+        return "value", "value and salt do not open the entry's commitment"
+    return None
+
+
+class _Nodes:
+    """Compares the kept nodes with those that the entries lead to, level by level."""
+
+    def __init__(self, connection: sqlite3.Connection, report: Report) -> None:
+        self._connection, self._report = connection, report
+        self._levels: dict[int, Iterator[Row]] = {}
+
+    def compare(self, level: int, number: int, node: bytes) -> None:
+        """Take the next node of a level."""
+        if level not in self._levels:
+            self._levels[level] = iter(self._connection.execute(_NODE_SQL, (level,)))
+        if next(self._levels[level], None) != (number, "blob", node):
+            self._blame(level, number, "it is missing, or not what the entries below it lead to")
+
+    def end(self) -> None:
+        """Look for nodes that there should not be."""
+        for level, rows in self._levels.items():
+            if row := next(rows, None):
+                self._blame(level, row[0], "there are no such entries below it")
+        marks = ", ".join("?" * len(self._levels))
+        sql = f"SELECT level, number FROM ledger_node WHERE level NOT IN ({marks}) LIMIT 1"  # noqa: S608
+        for level, number in self._connection.execute(sql, list(self._levels)):
+            self._blame(level, number, "there are no such entries below it")
+
+    def _blame(self, level: object, number: object, what: str) -> None:
+        where = f"ledger_node, level {level!a:.40}, number {number!a:.40}"
+        first = last = 0
+        if type(level) is int and type(number) is int and 0 <= level <= _HIGHEST and number >= 0:
+            first, last = number << level, (number + 1 << level) - 1
+        self._report.fault(first, where, what, last=last, certainty="node")
+
+
+# --- What is asked -------------------------------------------------------------------------------------
+
+
+def verify_ledger(
+    database: Path,
+    *,
+    keys: Sequence[VerifierKey] = (),
+    checkpoints: Sequence[tuple[str, Note]] = (),
+    hashes_only: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify a whole ledger.
+
+    Args:
+        database: the SQLite file; it is only read.
+        keys: verifier keys that were not taken from the database.
+        checkpoints: kept outside the database, with a name for each.
+        hashes_only: leave out columns, grammar and payloads.
+        progress: hears how far it is.
+
+    Raises:
+        Unreadable: it is no ledger, or the file is damaged.
+    """
+    with closing(_open(database)) as connection:
+        try:
+            return _Audit(connection, keys, full=not hashes_only).run(checkpoints, progress)
+        except sqlite3.Error as error:
+            raise Unreadable(f"{database} cannot be read to its end: {error}; copy it anew") from error
+
+
+_PROOF_FORM: Final = "c2sp.org/tlog-proof@v1"
+
+
+def verify_proof(text: str, keys: Sequence[VerifierKey] = ()) -> Report:
+    """Verify a `tlog-proof` whose `extra` is the entry. Raises `Unreadable`."""
+    head, gap, checkpoint = text.partition("\n\n")
+    form, *lines = head.split("\n")
+    if form != _PROOF_FORM or not gap:
+        raise Unreadable(f"this is no proof: its first line is not {_PROOF_FORM}, or it has no checkpoint")
+    extra = unbase64(lines.pop(0).removeprefix("extra ")) if lines and lines[0].startswith("extra ") else None
+    number = lines.pop(0).removeprefix("index ") if lines and lines[0].startswith("index ") else ""
+    if not _NUMBER.fullmatch(number):
+        raise Unreadable("the proof has no index")
+    note, index = Note.parse(checkpoint), int(number)
+    report = Report(entries=1)
+    if extra is None:
+        report.doubts.append("the proof does not hold the entry (no `extra` line); ask for one that does")
+    elif root_from_inclusion(index, note.size, leaf_hash(extra), _hashes(lines)) != note.root:
+        what = f"the proof does not lead from the entry to the checkpoint of {note.size} entries"
+        report.fault(index, "proof", what)
+    else:
+        report.body = extra
+        report.checked.append(f"the entry is number {index} among the {note.size} of {note.origin!a}")
+    _demand_signatures(report, keys, {"the proof's checkpoint": note}, index)
+    return report
+
+
+def verify_consistency(old: Note, new: Note, proof: str, keys: Sequence[VerifierKey] = ()) -> Report:
+    """Verify a proof, a hash a line, that the newer checkpoint's tree begins with the older one's.
+
+    Raises:
+        Unreadable: the proof is no list of hashes, or the older tree is empty.
+    """
+    if not old.size:
+        raise Unreadable("the older checkpoint counts no entries: every tree begins with it")
+    report = Report(entries=new.size)
+    hashes = _hashes(proof.split())
+    _demand_order(report, old, new)
+    if not report.faults and not is_consistent(old.size, new.size, old.root, new.root, hashes):
+        what = f"the proof does not lead from the checkpoint of {old.size} to that of {new.size}"
+        report.fault(0, "proof", what, last=old.size - 1, certainty="range")
+    if not report.faults:
+        report.checked.append(f"the {new.size} entries begin with the {old.size} of the older checkpoint")
+    _demand_signatures(report, keys, {"the older checkpoint": old, "the newer checkpoint": new}, 0)
+    return report
+
+
+def _demand_order(report: Report, old: Note, new: Note) -> None:
+    if old.origin != new.origin:
+        raise Unreadable("the two checkpoints are of two logs")
+    if new.size < old.size:
+        raise Unreadable("the newer checkpoint counts fewer entries than the older; give the older one first")
+    if new.size == old.size and new.root != old.root:
+        what = "two checkpoints of one size have two roots: the log was forked"
+        report.fault(0, "checkpoint", what, last=old.size - 1, certainty="range")
+
+
+def _demand_signatures(
+    report: Report, keys: Sequence[VerifierKey], notes: dict[str, Note], index: int
+) -> None:
+    if not keys:
+        report.doubts.append("no key was given: anybody could have made this; give the log's with --key")
+        return
+    for name, note in notes.items():
+        if note.signers(keys):
+            report.checked.append(f"{name} is signed by a given key")
+        else:
+            report.fault(index, name, "it is not signed by a key that was given", certainty="checkpoint")
+
+
+def _hashes(lines: Sequence[str]) -> list[bytes]:
+    hashes = [unbase64(line) for line in lines]
+    if any(len(part) != _HASH for part in hashes):
+        raise Unreadable("a hash of the proof is not 32 bytes")
+    return hashes
+
+
+# --- The command ---------------------------------------------------------------------------------------
+
+
+def read_keys(text: str) -> list[VerifierKey]:
+    """Read a verifier key, or a file with one a line. Raises `Unreadable`."""
+    try:
+        return [VerifierKey.parse(text)]
+    except Unreadable as error:
+        if text.count("+") >= 2 and not Path(text).exists():  # noqa: PLR2004
+            raise Unreadable(f"--key: {error}") from error
+    lines = [line for line in _read(text).split("\n") if line.strip() and not line.startswith("#")]
+    try:
+        keys = [VerifierKey.parse(line) for line in lines]
+    except Unreadable as error:
+        raise Unreadable(f"{text}: {error}") from error
+    if not keys:
+        raise Unreadable(f"{text} holds no key")
+    return keys
+
+
+def read_note(file: str) -> Note:
+    """Read a checkpoint's file. Raises `Unreadable`."""
+    try:
+        return Note.parse(_read(file))
+    except Unreadable as error:
+        raise Unreadable(f"{file}: {error}") from error
+
+
+def _read(file: str) -> str:
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise Unreadable(f"{file} is too large")
+        return content.decode()
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{file} cannot be read: {error}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks; gives the exit code."""
+    asked = _arguments().parse_args(argv)
+    started = time.monotonic()
+    try:
+        report = _answer(asked)
+    except Unreadable as error:
+        report = Report(doubts=[str(error)])
+    except MemoryError:
+        report = Report(doubts=["there is not enough memory"])
+    if asked.json:
+        _say(report.as_json())
+    else:
+        for line in report.lines():
+            _say(line)
+        _say(f"  took {time.monotonic() - started:.1f} s")
+    return EXIT[report.verdict]
+
+
+def _answer(asked: argparse.Namespace) -> Report:
+    keys = [key for text in asked.key for key in read_keys(text)]
+    if asked.command == "proof":
+        return verify_proof(_read(asked.file), keys)
+    progress = _show if sys.stderr.isatty() and not asked.json else None
+    if asked.command == "ledger":
+        notes = [(file, read_note(file)) for file in asked.checkpoint]
+        return verify_ledger(
+            Path(asked.database),
+            keys=keys,
+            checkpoints=notes,
+            hashes_only=asked.hashes_only,
+            progress=progress,
+        )
+    old, new = read_note(asked.old), read_note(asked.new)
+    if asked.proof is not None and asked.database is None:
+        return verify_consistency(old, new, _read(asked.proof), keys)
+    if asked.proof is not None or asked.database is None:
+        raise Unreadable("name either the database or a proof (--proof FILE)")
+    ordered = Report()
+    _demand_order(ordered, old, new)
+    notes = [(asked.old, old), (asked.new, new)]
+    report = verify_ledger(
+        Path(asked.database), keys=keys, checkpoints=notes, hashes_only=True, progress=progress
+    )
+    report.faults[:0] = ordered.faults
+    return report
+
+
+def _arguments() -> argparse.ArgumentParser:
+    what, _, usage = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="verify.py", description=what, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    key = "the log's verifier key (name+id+key), or a file with such keys; may be repeated"
+    common.add_argument("--key", action="append", default=[], metavar="KEY", help=key)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ledger = commands.add_parser("ledger", parents=[common], help="verify a whole ledger")
+    ledger.add_argument("database", metavar="DATABASE")
+    ledger.add_argument(
+        "--checkpoint", action="append", default=[], metavar="FILE", help="one that you kept elsewhere"
+    )
+    ledger.add_argument("--hashes-only", action="store_true", help="leave out columns, grammar and payloads")
+    proof = commands.add_parser("proof", parents=[common], help="verify the proof of one entry")
+    proof.add_argument("file", metavar="FILE")
+    consistency = commands.add_parser(
+        "consistency", parents=[common], help="verify that a log was only added to"
+    )
+    consistency.add_argument("old", metavar="OLD")
+    consistency.add_argument("new", metavar="NEW")
+    consistency.add_argument("database", metavar="DATABASE", nargs="?")
+    consistency.add_argument(
+        "--proof", metavar="FILE", help="instead of the database: a file with one hash a line"
+    )
+    return parser
+
+
+def _show(done: int, total: int) -> None:
+    sys.stderr.write(f"\r{done} of {total} entries")
+    if done >= total:
+        sys.stderr.write("\n")
+
+
+def _say(line: str) -> None:
+    """Print what a strange database or file may have written; no terminal is steered by it."""
+    encoding = sys.stdout.encoding or "ascii"
+    printable = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in line)
+    sys.stdout.write(printable.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
