@@ -5,7 +5,6 @@ empty, and a ledger that can lose its disk at a given step.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from toolgate.backends.casbin_policy import CasbinPolicy
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.manifest_catalog import AdmittedTool, ManifestCatalog
 from toolgate.backends.policy_files import read_policy
+from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sql_ledger import SqlLedger
 from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.arguments import Schema, closed
@@ -236,7 +236,7 @@ def ledger_in(folder: Path, *, patience: float = 10.0, wait: float = 2.0) -> Sql
         patience=patience,
         wait=wait,
     )
-    return open_sqlite_ledger(files, LogKey.read(key), now=now, random=os.urandom)
+    return open_sqlite_ledger(files, LogKey.read(key), now=now, random=RandomPool().take)
 
 
 def _policy(folder: Path) -> CasbinPolicy:

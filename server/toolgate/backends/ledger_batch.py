@@ -68,7 +68,7 @@ class Batch:
         return self._add(entry)
 
     def flush(self) -> None:
-        """Insert what was appended since the last time, and move the tip. Before it, queries see none of it."""
+        """Insert what was appended since the last time, and move the tip; queries see none of it before."""
         if not self._entries:
             return
         self._connection.executemany(_INSERT_ENTRY.text, self._entries)

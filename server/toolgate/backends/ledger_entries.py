@@ -63,11 +63,12 @@ def changed(entry: Entry, **fields: Json) -> Entry:
     return entry_of(orjson.loads(entry.spelled + b"}") | fields, entry.payloads)
 
 
-def entry_of(body: Mapping[str, Any], payloads: tuple[Mapping[str, Any], ...] = ()) -> Entry:
+def entry_of(body: dict[str, Any], payloads: tuple[Mapping[str, Any], ...] = ()) -> Entry:
     """Spell a body that has no commitments, or only those that were made already."""
     columns = {name: body.get(name, "") for name in _REPEATED}
     columns["refers"] = body.get("intent", body.get("answered_with"))
-    return Entry(columns, canonical(dict(body))[:-1], payloads)
+    # No fractions, no large integers, ASCII names only: so orjson's sorted spelling is RFC 8785's.
+    return Entry(columns, orjson.dumps(body, option=orjson.OPT_SORT_KEYS)[:-1], payloads)
 
 
 class Entries:
@@ -100,7 +101,7 @@ class Entries:
             "key": call.key_from,
             "lapses": micros(attempt.until),
         }
-        values: dict[str, Json] = {"arguments": call.arguments}
+        values: dict[str, Json | bytes] = {"arguments": call.spelled}
         if call.step is not None:
             values["step"] = call.step
         return self._entry(body, values, tool.terms.capture)
@@ -116,7 +117,7 @@ class Entries:
             "outcome": outcome.kind,
             "took_us": max(0, took),
         }
-        values: dict[str, Json] = {"result": outcome.value} if isinstance(outcome, Done) else {}
+        values = {"result": outcome.value} if isinstance(outcome, Done) else {}
         return self._entry(body, values, tool.terms.capture)
 
     def lease(self, call: Call, tool: Tool, names: Names, opened: Opened, lent: Lent) -> Entry:
@@ -133,7 +134,7 @@ class Entries:
         body = self._body("refusal", refused.code, call, tool, names, call.id) | _judged(decision)
         if tool is None:
             return self._entry(body, {"asked": _printable(call.tool)}, "full")
-        return self._entry(body, {"arguments": call.arguments}, capture)
+        return self._entry(body, {"arguments": call.spelled} if capture != "metadata" else {}, capture)
 
     def repeat(self, call: Call, tool: Tool, decision: Decision, names: Names, answer: Answer) -> Entry:
         """Spell an answer out of memory: who got it, and what it points at."""
@@ -161,11 +162,11 @@ class Entries:
         body = {"v": FORM, "kind": kind, "at": micros(self._now()), "status": status, **subject}
         return body | {"call_id": earlier.call_id, "intent": earlier.intent, "attempt": earlier.attempt}
 
-    def _entry(self, body: dict[str, Any], values: Mapping[str, Json], capture: Capture) -> Entry:
-        """Commit to each value under a salt of its own, and keep what `capture` says."""
+    def _entry(self, body: dict[str, Any], values: Mapping[str, Json | bytes], capture: Capture) -> Entry:
+        """Commit to each value (bytes: already spelled) under a salt of its own; keep what `capture` says."""
         payloads: list[Mapping[str, Any]] = []
         for field, value in values.items() if capture != "metadata" else ():
-            spelled, salt = canonical(value), self._random(SALT_BYTES)
+            spelled, salt = value if isinstance(value, bytes) else canonical(value), self._random(SALT_BYTES)
             body[field] = {"hmac": commitment(salt, field, spelled), "length": len(spelled)}
             kept = capture == "full" or (capture == "arguments" and field != "result")
             payloads.append({"field": field, "salt": salt, "value": spelled if kept else None})

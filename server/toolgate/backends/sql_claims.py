@@ -1,13 +1,13 @@
 """The claims on SQL: one row for every key and for every write, and what each statement may do to it."""
 
 import hashlib
+import json
 import logging
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import orjson
 from pydantic import ValidationError
 from sqlalchemy import and_, bindparam, desc, insert, or_, select, update
 
@@ -100,7 +100,7 @@ class Claims:
         return Claimed(earlier, row["tool"], _json(row["request"]))
 
     def claim(
-        self, batch: Batch, call: Call, tool: Tool, attempt: Attempt, intent: int, request: JsonObject
+        self, batch: Batch, call: Call, tool: Tool, attempt: Attempt, intent: int, request: bytes
     ) -> None:
         """Claim a key, or just the call, for an attempt."""
         row = {
@@ -110,7 +110,7 @@ class Claims:
             "until": micros(attempt.until),
             "expires_at": micros(attempt.opened_at + self._kept),
             "intent": intent,
-            "request": canonical(request),
+            "request": request,
         }
         if attempt.number > 1:
             batch.execute(_CLAIM_AGAIN, row | {"id_": attempt.call_id})
@@ -198,7 +198,7 @@ def _outcome(stored_: bytes | None) -> Outcome | None:
 
 
 def _json(stored_: bytes | None) -> JsonObject:
-    read: JsonObject = {} if stored_ is None else orjson.loads(stored_)
+    read: JsonObject = {} if stored_ is None else json.loads(stored_)  # exact for integers of any size
     return read
 
 
@@ -234,7 +234,7 @@ _CLAIM_AGAIN = Prepared(
     )
 )
 _REMEMBER = Prepared(update(CLAIM).where(_OPEN).values(remembered=bindparam("remembered")))
-_AT_ITS_END = {name: bindparam(name) for name in ("state", "end", "outcome", "until")}
+_AT_ITS_END: Final[dict[str, Any]] = {name: bindparam(name) for name in ("state", "end", "outcome", "until")}
 _ENDED: Final[dict[str, Any]] = {"ended": 1, **_AT_ITS_END}
 _LEAVE_OPEN = Prepared(update(CLAIM).where(_OPEN).values(**_ENDED))
 _SETTLE = Prepared(update(CLAIM).where(_OPEN).values(request=None, **_ENDED))

@@ -270,11 +270,8 @@ class _Asked:
     last_word: bool
 
     @property
-    def request(self) -> JsonObject:
-        """Who asked for what, to be kept until it is known what became of it."""
-        call = self.call
-        return {
-            "caller": call.caller.model_dump(mode="json"),
-            "arguments": call.arguments,
-            "subject": self.names.subject(call, self.tool.name),
-        }
+    def request(self) -> bytes:
+        """Who asked for what, in JSON, to be kept until it is known what became of it."""
+        caller = self.call.caller.model_dump_json().encode()
+        subject = orjson.dumps(self.names.subject(self.call, self.tool.name))
+        return b'{"arguments":%b,"caller":%b,"subject":%b}' % (self.call.spelled, caller, subject)

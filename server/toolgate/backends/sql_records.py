@@ -83,8 +83,7 @@ class SqlRecords:
     ) -> list[DoubtfulCall]:
         """Give the calls of which nobody knows what became, oldest first.
 
-        Args:
-            is_lost: whether a call in progress is, by its owner and by when it lapses.
+        `is_lost` says whether a call in progress is, by its owner and by when it lapses.
         """
         states = (CLAIM.c.state == "unknown", CLAIM.c.state == "in_progress")
         try:
@@ -145,7 +144,8 @@ def _names(entry: JsonObject) -> list[str]:
 def _about(row: Row[Any]) -> dict[str, Any]:
     """Say whose call a claim is for."""
     request: dict[str, Any] = orjson.loads(row.request) if row.request else {}
-    return {"who": "", "tenant": ""} | request.get("subject", {})
+    subject: dict[str, Any] = request.get("subject", {})
+    return {"who": "", "tenant": "", **subject}
 
 
 def _doubtful(row: Row[Any], people: dict[str, str]) -> DoubtfulCall:

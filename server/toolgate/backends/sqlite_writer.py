@@ -42,6 +42,8 @@ CLOCK_STEP: Final = 1.0
 """Seconds by which the clock may differ from what has passed before that is recorded."""
 FLOOR: Final = 64 * 2**20
 """Bytes that must be free on the disk before anything new is begun: ends of calls still need room."""
+ROOM_SECONDS: Final = 0.25
+"""How often the room on the disk is looked up."""
 
 Work: TypeAlias = Callable[[Batch], T]
 
@@ -102,6 +104,7 @@ class SqliteWriter:
         self._floor = floor
         self._failing = False
         self._unfolded = 0
+        self._roomy, self._look_again = True, 0.0
         self._generation, self._wseq = 0, 0
         self._ahead = clock() - time.monotonic()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
@@ -145,9 +148,12 @@ class SqliteWriter:
         return await self._done(lambda _: self._publish(), publishes=True)
 
     def has_room(self) -> bool:
-        """Whether the disk has room for something new."""
-        stat = os.statvfs(self._path.parent)
-        return stat.f_bavail * stat.f_frsize >= self._floor
+        """Whether the disk has room for something new; looked up now and then."""
+        at = time.monotonic()
+        if at >= self._look_again:
+            stat = os.statvfs(self._path.parent)
+            self._roomy, self._look_again = stat.f_bavail * stat.f_frsize >= self._floor, at + ROOM_SECONDS
+        return self._roomy
 
     def is_alive(self) -> bool:
         """Whether what is queued gets written: somebody works on it, and the last try went well."""
@@ -286,6 +292,7 @@ class SqliteWriter:
         if self._unfolded < JOBS_A_CHECKPOINT:
             return
         self._unfolded = 0
+        self._roomy, self._look_again = True, 0.0
         try:
             with self._turn():
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

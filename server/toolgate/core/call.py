@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from hashlib import sha256
 from typing import Literal
 
-from toolgate.core.canonical import digest
+from toolgate.core.canonical import canonical
 from toolgate.core.record import JsonObject, Record
 
 KeySource = Literal["none", "meta", "header", "derived"]
@@ -54,4 +55,9 @@ class Call:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for two calls that ask the same thing: SHA-256 over the canonical arguments, hexadecimal."""
-        return digest(self.arguments)
+        return sha256(self.spelled).hexdigest()
+
+    @cached_property
+    def spelled(self) -> bytes:
+        """The arguments in canonical JSON."""
+        return canonical(self.arguments)
