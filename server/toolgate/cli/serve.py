@@ -34,6 +34,7 @@ from toolgate.settings import FILE, Settings
 from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
 from toolgate.web.http import HttpEdge, http_app
 from toolgate.web.mcp_server import Edge, McpServer, RequestContext
+from toolgate.web.plain_calls import PlainCalls
 
 log = logging.getLogger("toolgate")
 LOOK_SECONDS: Final = 1.0
@@ -71,7 +72,7 @@ async def _serve_http(root: Path) -> None:
                 ready=lambda: {"ready": house.alive(), "version": house.in_force.rulebook.version},
             )
             config = uvicorn.Config(
-                http_app(mcp.server, edge),
+                http_app(mcp.server, edge, PlainCalls(mcp)),
                 loop="uvloop",
                 http="httptools",
                 log_config=None,

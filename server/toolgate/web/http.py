@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolgate.web.bearer import METADATA_PATH, Bearer, ProtectedResource, bind_session
+from toolgate.web.plain_calls import PlainCalls
 
 ENDPOINT: Final = "/mcp"
 _HANDSHAKE: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
@@ -32,8 +33,8 @@ class HttpEdge:
     ready: Callable[[], Mapping[str, Any]]
 
 
-def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
-    """Build the application."""
+def http_app(server: Server[Any], edge: HttpEdge, calls: PlainCalls | None = None) -> Starlette:
+    """Build the application; without `calls`, every call goes through the SDK."""
     plain = _manager(server, edge, json_response=True, stateless=False)
     streaming = _manager(server, edge, json_response=False, stateless=True)
 
@@ -53,7 +54,7 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
         refused = await TransportSecurityMiddleware(edge.hosts).validate_request(request)
         return refused or edge.resource.metadata()
 
-    endpoint = _Endpoint(edge, plain.handle_request, streaming.handle_request)
+    endpoint = _Endpoint(edge, calls, plain.handle_request, streaming.handle_request)
     return Starlette(
         lifespan=lifespan,
         routes=[
@@ -67,13 +68,13 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
 
 
 class _Endpoint:
-    """Host, origin, token and size first; then the SDK, in the mode that the request asks for.
+    """Host, origin, token and size first; then our own way for common calls, and the SDK for all the rest.
 
-    The common call is answered as plain JSON. Only a call that wants to hear of its progress is streamed.
+    The SDK answers as plain JSON, too. Only a call that wants to hear of its progress is streamed.
     """
 
-    def __init__(self, edge: HttpEdge, plain: ASGIApp, streaming: ASGIApp) -> None:
-        self._edge, self._plain, self._streaming = edge, plain, streaming
+    def __init__(self, edge: HttpEdge, calls: PlainCalls | None, plain: ASGIApp, streaming: ASGIApp) -> None:
+        self._edge, self._calls, self._plain, self._streaming = edge, calls, plain, streaming
         self._hosts = TransportSecurityMiddleware(edge.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +89,8 @@ class _Endpoint:
         if body is None:
             too_large = PlainTextResponse(f"more than {self._edge.max_body} bytes", 413)
             await too_large(scope, receive, send)
+            return
+        if post and self._calls is not None and await self._calls.answer(scope, body, send):
             return
         if post:
             receive = _again(body, receive)
