@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mcp.server.transport_security import TransportSecurityMiddleware
+from starlette.requests import Request
 
 from tests.serving import AGAIN, KEY
 from tests.two_doors import (
     CAPABILITIES,
     CLIENT,
+    HOSTS,
     LOG_LEVEL,
     VERSION,
     Doors,
@@ -21,6 +24,7 @@ from tests.two_doors import (
     Sent,
     a_call,
     headers_of,
+    scope_of,
     two_doors,
 )
 
@@ -135,3 +139,31 @@ async def test_whatever_is_sent_both_doors_answer_alike(
 
     assert own == sdk
     assert doors.own.gate.desk.asked == doors.sdk.gate.desk.asked
+
+
+hosts = st.lists(
+    st.sampled_from([b"gate", b"GATE", b"gate:80", b"door", b"door:1", b"", b"evil", b"g\xe9"]), max_size=2
+)
+origins = st.lists(st.sampled_from([b"http://gate", b"http://evil", b"", b"null"]), max_size=2)
+types = st.lists(
+    st.sampled_from([b"application/json", b"Application/JSON", b"application/json; a=b", b"text/plain", b""]),
+    max_size=2,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hosts=hosts, origins=origins, types=types)
+async def test_a_host_an_origin_and_a_type_of_content_are_let_in_when_the_sdk_lets_them_in(
+    doors: Doors, hosts: list[bytes], origins: list[bytes], types: list[bytes]
+) -> None:
+    body = a_call("desk_none").body
+    rest = [(n, v) for n, v in headers_of(body, "desk_none") if n not in {b"host", b"content-type"}]
+    said = [(b"host", v) for v in hosts] + [(b"origin", v) for v in origins]
+    sent = Sent([*said, *((b"content-type", v) for v in types), *rest], body)
+    refused = await TransportSecurityMiddleware(HOSTS).validate_request(Request(scope_of(sent)), is_post=True)
+    got = await doors.own.ask(sent)
+
+    expected = "Unknown tool: desk_none" if refused is None else bytes(refused.body)
+    said_here: Any = got.said
+    assert expected == (said_here["error"]["message"] if isinstance(said_here, dict) else said_here)
+    assert got.status == (400 if refused is None else refused.status_code)

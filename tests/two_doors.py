@@ -36,6 +36,7 @@ VERSION, CLIENT, CAPABILITIES, LOG_LEVEL = (
     for name in ("protocolVersion", "clientInfo", "clientCapabilities", "logLevel")
 )
 Headers = list[tuple[bytes, bytes]]
+HOSTS = TransportSecuritySettings(allowed_hosts=["gate", "door:*", ""], allowed_origins=["http://gate"])
 RESOURCE = ProtectedResource(uri="http://gate/mcp", issuers=[], scopes=[])
 
 
@@ -110,7 +111,7 @@ class Door:
         async def send(message: Message) -> None:
             messages.append(message)
 
-        await self.app(_scope(sent), receive, send)
+        await self.app(scope_of(sent), receive, send)
         return _got(messages)
 
 
@@ -163,7 +164,7 @@ def _edge() -> HttpEdge:
     return HttpEdge(
         resource=RESOURCE,
         bearer=Bearer(RESOURCE, _known),
-        hosts=TransportSecuritySettings(allowed_hosts=["gate", "door:*"], allowed_origins=["http://gate"]),
+        hosts=HOSTS,
         max_body=100_000,
         ready=lambda: {"ready": True},
     )
@@ -188,7 +189,7 @@ def _with_headers(gateway: Gateway) -> Gateway:
     return replace(gateway, rulebook=lambda: rulebook)
 
 
-def _scope(sent: Sent) -> dict[str, Any]:
+def scope_of(sent: Sent) -> dict[str, Any]:
     return {
         "type": "http",
         "asgi": {"version": "3.0"},

@@ -77,6 +77,7 @@ async def _serve_http(root: Path) -> None:
                 http="httptools",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # nothing here asks where a request came from
                 timeout_graceful_shutdown=30,
             )
             _greet(settings, port)

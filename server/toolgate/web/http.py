@@ -1,6 +1,6 @@
 """The HTTP side: one MCP endpoint for every era, its OAuth metadata, and the health of the process."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from toolgate.web.bearer import METADATA_PATH, Bearer, ProtectedResource, bind_session
 from toolgate.web.plain_calls import PlainCalls
@@ -55,7 +55,8 @@ def http_app(server: Server[Any], edge: HttpEdge, calls: PlainCalls | None = Non
         return refused or edge.resource.metadata()
 
     endpoint = _Endpoint(edge, calls, plain.handle_request, streaming.handle_request)
-    return Starlette(
+    return _App(
+        endpoint,
         lifespan=lifespan,
         routes=[
             Route(ENDPOINT, endpoint),
@@ -67,6 +68,20 @@ def http_app(server: Server[Any], edge: HttpEdge, calls: PlainCalls | None = Non
     )
 
 
+class _App(Starlette):
+    """Hands the endpoint its requests at once: of what Starlette does on the way it needs nothing."""
+
+    def __init__(self, endpoint: ASGIApp, *, routes: Sequence[Route], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == ENDPOINT:
+            await self._endpoint(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 class _Endpoint:
     """Host, origin, token and size first; then our own way for common calls, and the SDK for all the rest.
 
@@ -76,12 +91,12 @@ class _Endpoint:
     def __init__(self, edge: HttpEdge, calls: PlainCalls | None, plain: ASGIApp, streaming: ASGIApp) -> None:
         self._edge, self._calls, self._plain, self._streaming = edge, calls, plain, streaming
         self._hosts = TransportSecurityMiddleware(edge.hosts)
+        named = (host for host in edge.hosts.allowed_hosts if host.isascii() and not host.endswith(":*"))
+        self._named_hosts = frozenset(host.encode() for host in named if host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
         post = scope["method"] == "POST"
-        refused = await self._hosts.validate_request(request, is_post=post)
-        refused = refused or await self._edge.bearer.admit(scope)
+        refused = await self._host_refused(scope, is_post=post) or await self._edge.bearer.admit(scope)
         if refused is not None:
             await refused(scope, receive, send)
             return
@@ -95,6 +110,17 @@ class _Endpoint:
         if post:
             receive = _again(body, receive)
         await self._by_mode(body, scope)(scope, receive, send)
+
+    async def _host_refused(self, scope: Scope, *, is_post: bool) -> Response | None:
+        """Ask the SDK, unless it is what it nearly always is: JSON, for a host of ours, of no origin."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        usual = (
+            len(headers) == len(scope["headers"])
+            and headers.get(b"content-type") == b"application/json"
+            and headers.get(b"host") in self._named_hosts
+            and b"origin" not in headers
+        )
+        return None if usual else await self._hosts.validate_request(Request(scope), is_post=is_post)
 
     def _by_mode(self, body: bytes, scope: Scope) -> ASGIApp:
         streamed = b'"progressToken"' in body and b'"tools/call"' in body

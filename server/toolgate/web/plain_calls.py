@@ -112,7 +112,7 @@ def _asked(params: JsonObject, headers: dict[bytes, bytes], caller: Caller) -> A
 
 def _headers(scope: Scope, body: bytes) -> dict[bytes, bytes] | None:
     """Give the headers of a common call, each of which is there once."""
-    headers = dict[bytes, bytes](scope["headers"])
+    headers: dict[bytes, bytes] = dict(scope["headers"])
     size = b"%d" % len(body)
     common = (
         len(headers) == len(scope["headers"])
