@@ -34,6 +34,7 @@ from toolgate.settings import FILE, Settings
 from toolgate.web.bearer import CALLER, Bearer, ProtectedResource
 from toolgate.web.http import HttpEdge, http_app
 from toolgate.web.mcp_server import Edge, McpServer, RequestContext
+from toolgate.web.plain_calls import PlainCalls
 
 log = logging.getLogger("toolgate")
 KEEP_SECONDS: Final = 2.0
@@ -76,11 +77,12 @@ async def _serve_http(root: Path) -> None:
                 },
             )
             config = uvicorn.Config(
-                http_app(mcp.server, edge),
+                http_app(mcp.server, edge, PlainCalls(mcp)),
                 loop="uvloop",
                 http="httptools",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # nothing here asks where a request came from
                 timeout_graceful_shutdown=30,
             )
             _greet(settings, port)

@@ -1,6 +1,6 @@
 """The HTTP side: one MCP endpoint for every era, its OAuth metadata, and the health of the process."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,9 +13,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from toolgate.web.bearer import METADATA_PATH, Bearer, ProtectedResource, bind_session
+from toolgate.web.plain_calls import PlainCalls
 
 ENDPOINT: Final = "/mcp"
 _HANDSHAKE: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
@@ -32,8 +33,8 @@ class HttpEdge:
     ready: Callable[[], Mapping[str, Any]]
 
 
-def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
-    """Build the application."""
+def http_app(server: Server[Any], edge: HttpEdge, calls: PlainCalls | None = None) -> Starlette:
+    """Build the application; without `calls`, every call goes through the SDK."""
     plain = _manager(server, edge, json_response=True, stateless=False)
     streaming = _manager(server, edge, json_response=False, stateless=True)
 
@@ -53,8 +54,9 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
         refused = await TransportSecurityMiddleware(edge.hosts).validate_request(request)
         return refused or edge.resource.metadata()
 
-    endpoint = _Endpoint(edge, plain.handle_request, streaming.handle_request)
-    return Starlette(
+    endpoint = _Endpoint(edge, calls, plain.handle_request, streaming.handle_request)
+    return _App(
+        endpoint,
         lifespan=lifespan,
         routes=[
             Route(ENDPOINT, endpoint),
@@ -66,21 +68,35 @@ def http_app(server: Server[Any], edge: HttpEdge) -> Starlette:
     )
 
 
-class _Endpoint:
-    """Host, origin, token and size first; then the SDK, in the mode that the request asks for.
+class _App(Starlette):
+    """Hands the endpoint its requests at once: of what Starlette does on the way it needs nothing."""
 
-    The common call is answered as plain JSON. Only a call that wants to hear of its progress is streamed.
-    """
-
-    def __init__(self, edge: HttpEdge, plain: ASGIApp, streaming: ASGIApp) -> None:
-        self._edge, self._plain, self._streaming = edge, plain, streaming
-        self._hosts = TransportSecurityMiddleware(edge.hosts)
+    def __init__(self, endpoint: ASGIApp, *, routes: Sequence[Route], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        if scope["type"] == "http" and scope["path"] == ENDPOINT:
+            await self._endpoint(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class _Endpoint:
+    """Host, origin, token and size first; then our own way for common calls, and the SDK for all the rest.
+
+    The SDK answers as plain JSON, too. Only a call that wants to hear of its progress is streamed.
+    """
+
+    def __init__(self, edge: HttpEdge, calls: PlainCalls | None, plain: ASGIApp, streaming: ASGIApp) -> None:
+        self._edge, self._calls, self._plain, self._streaming = edge, calls, plain, streaming
+        self._hosts = TransportSecurityMiddleware(edge.hosts)
+        named = (host for host in edge.hosts.allowed_hosts if host.isascii() and not host.endswith(":*"))
+        self._named_hosts = frozenset(host.encode() for host in named if host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         post = scope["method"] == "POST"
-        refused = await self._hosts.validate_request(request, is_post=post)
-        refused = refused or await self._edge.bearer.admit(scope)
+        refused = await self._host_refused(scope, is_post=post) or await self._edge.bearer.admit(scope)
         if refused is not None:
             await refused(scope, receive, send)
             return
@@ -89,9 +105,22 @@ class _Endpoint:
             too_large = PlainTextResponse(f"more than {self._edge.max_body} bytes", 413)
             await too_large(scope, receive, send)
             return
+        if post and self._calls is not None and await self._calls.answer(scope, body, send):
+            return
         if post:
             receive = _again(body, receive)
         await self._by_mode(body, scope)(scope, receive, send)
+
+    async def _host_refused(self, scope: Scope, *, is_post: bool) -> Response | None:
+        """Ask the SDK, unless it is what it nearly always is: JSON, for a host of ours, of no origin."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        usual = (
+            len(headers) == len(scope["headers"])
+            and headers.get(b"content-type") == b"application/json"
+            and headers.get(b"host") in self._named_hosts
+            and b"origin" not in headers
+        )
+        return None if usual else await self._hosts.validate_request(Request(scope), is_post=is_post)
 
     def _by_mode(self, body: bytes, scope: Scope) -> ASGIApp:
         streamed = b'"progressToken"' in body and b'"tools/call"' in body

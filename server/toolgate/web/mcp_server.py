@@ -5,10 +5,12 @@ On the SDK's low-level `Server`; it decides nothing in middleware, whose interfa
 
 import base64
 import binascii
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -19,11 +21,16 @@ from mcp.server.models import InitializationOptions
 from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from toolgate import __version__
+from toolgate.adapter.context import Progress
+from toolgate.core.arguments import Schema
 from toolgate.core.call import Call, Caller, KeySource
 from toolgate.core.gateway import Gateway
+from toolgate.core.outcome import Answer
+from toolgate.core.record import JsonObject
 from toolgate.web.present import AGAIN, KEY, ORDINAL, RUN, STEP, shown, told
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
@@ -34,6 +41,18 @@ _CHANGE_PATIENCE: Final = 2.0
 _MOST_STANDING: Final = 10_000
 _LONGEST_PLACE: Final = 255
 _MOST_CALLS_A_STEP: Final = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A `tools/call` as its client spelled it, in whatever era and over whatever transport."""
+
+    caller: Caller
+    tool: str
+    arguments: JsonObject
+    meta: Mapping[str, object]
+    keys: Sequence[str]
+    """What `Idempotency-Key` headers say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +84,34 @@ class McpServer:
             get_tool_input_schema=self._input_schema,
         )
 
+    async def answer(self, asked: Asked, progress: Progress) -> Answer:
+        """Make a call of what was asked, the only place that does, and take it through the house.
+
+        Raises:
+            MCPError: its idempotency key, run, step or ordinal is not one.
+        """
+        key, key_from = _key(asked.meta.get(KEY), asked.keys)
+        call = Call(
+            id=self._edge.new_id(),
+            caller=asked.caller,
+            tool=asked.tool,
+            arguments=asked.arguments,
+            received_at=self._edge.now(),
+            key=key,
+            key_from=key_from,
+            run=_place(asked.meta, RUN),
+            step=_place(asked.meta, STEP),
+            ordinal=_ordinal(asked.meta),
+            again=asked.meta.get(AGAIN) is True,
+            trace=_trace(asked.meta.get("traceparent")),
+        )
+        return await self._gateway.carry_out(call, progress)
+
+    def wants_headers(self, tool: str) -> bool:
+        """Whether clients repeat arguments of `tool` in headers, which the SDK compares (`x-mcp-header`)."""
+        found = self._gateway.rulebook().catalog.find(tool)
+        return found is not None and _mentions_headers(found.input)
+
     async def announce_change(self) -> None:
         """Tell every client that listens that its list of tools may have changed."""
         await self._bus.publish(ToolsListChanged())
@@ -90,24 +137,15 @@ class McpServer:
         )
 
     async def _call_tool(self, context: RequestContext, params: t.CallToolRequestParams) -> t.CallToolResult:
-        meta = context.meta or {}
-        key, key_from = _key(meta.get(KEY), context)
-        call = Call(
-            id=self._edge.new_id(),
+        request = context.request
+        asked = Asked(
             caller=self._edge.caller_of(context),
             tool=params.name,
             arguments=params.arguments or {},
-            received_at=self._edge.now(),
-            key=key,
-            key_from=key_from,
-            run=_place(meta, RUN),
-            step=_place(meta, STEP),
-            ordinal=_ordinal(meta),
-            again=meta.get(AGAIN) is True,
-            trace=_trace(meta.get("traceparent")),
+            meta=context.meta or {},
+            keys=request.headers.getlist("idempotency-key") if request is not None else [],
         )
-        answer = await self._gateway.carry_out(call, context.session.report_progress)
-        return told(answer, params.name)
+        return told(await self.answer(asked, context.session.report_progress), params.name)
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         tool = self._gateway.rulebook().catalog.find(name)
@@ -141,10 +179,13 @@ class _Server(Server[Any]):
         )
 
 
-def _key(in_meta: object, context: RequestContext) -> tuple[str | None, KeySource]:
+@lru_cache(maxsize=1024)
+def _mentions_headers(schema: Schema) -> bool:
+    return X_MCP_HEADER_KEY in json.dumps(schema.document)
+
+
+def _key(in_meta: object, headers: Sequence[str]) -> tuple[str | None, KeySource]:
     """Read the idempotency key; the header is for clients that cannot set `_meta`."""
-    request = context.request
-    headers: list[str] = request.headers.getlist("idempotency-key") if request is not None else []
     if len(headers) > 1:
         raise MCPError(t.INVALID_PARAMS, "there is more than one Idempotency-Key header")
     in_header = headers[0] if headers else None
@@ -157,7 +198,7 @@ def _key(in_meta: object, context: RequestContext) -> tuple[str | None, KeySourc
     return in_header, "none" if in_header is None else "header"
 
 
-def _place(meta: Mapping[str, Any], name: str) -> str | None:
+def _place(meta: Mapping[str, object], name: str) -> str | None:
     """Read where in an orchestrator's run the call stands."""
     said = meta.get(name)
     if said is None or (isinstance(said, str) and 0 < len(said) <= _LONGEST_PLACE):
@@ -165,7 +206,7 @@ def _place(meta: Mapping[str, Any], name: str) -> str | None:
     raise MCPError(t.INVALID_PARAMS, f"_meta[{name!r}] is not a text of 1 to {_LONGEST_PLACE} characters")
 
 
-def _ordinal(meta: Mapping[str, Any]) -> int:
+def _ordinal(meta: Mapping[str, object]) -> int:
     said = meta.get(ORDINAL, 0)
     if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < _MOST_CALLS_A_STEP:
         return said

@@ -1,7 +1,7 @@
 """MCP's words for what the core says, in both directions."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import mcp_types as t
 from mcp.shared.exceptions import MCPError
@@ -49,7 +49,16 @@ def told(answer: Answer, tool: str) -> t.CallToolResult:
     Raises:
         MCPError: there is no such tool for this caller (a JSON-RPC error, as the SDK itself has it).
     """
-    meta: dict[str, Any] = {ENTRY: answer.entry, REPLAYED: answer.replayed, CALL_ID: answer.call_id}
+    return t.CallToolResult.model_validate(spelled(answer, tool), by_name=False)
+
+
+def spelled(answer: Answer, tool: str) -> JsonObject:
+    """Tell an answer as `told` does, in JSON.
+
+    Raises:
+        MCPError: as `told`.
+    """
+    meta: JsonObject = {ENTRY: answer.entry, REPLAYED: answer.replayed, CALL_ID: answer.call_id}
     match answer.outcome:
         case Refused(code="unknown_tool"):
             raise MCPError(t.INVALID_PARAMS, f"Unknown tool: {tool}", meta)
@@ -59,21 +68,17 @@ def told(answer: Answer, tool: str) -> t.CallToolResult:
             return _error(outcome, answer, meta)
 
 
-def _result(value: JsonObject, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
+def _result(value: JsonObject, answer: Answer, meta: JsonObject) -> JsonObject:
     texts = [canonical(value).decode()]
     if answer.replayed:
         said = f"Already applied: this is the answer of the first call, ledger entry {answer.entry}."
         texts.insert(0, said)
-    return t.CallToolResult(
-        content=[t.TextContent(text=text) for text in texts],
-        structured_content=value,
-        _meta=meta,
-    )
+    return {**_content(*texts), "structuredContent": value, "isError": False, "_meta": meta}
 
 
-def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: dict[str, Any]) -> t.CallToolResult:
+def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: JsonObject) -> JsonObject:
     text = f"{_heading(outcome)}: {outcome.detail}. [{outcome.code}, call {answer.call_id}]"
-    error = {
+    error: JsonObject = {
         "code": outcome.code,
         "detail": outcome.detail,
         "retryable": may_retry(outcome),
@@ -83,7 +88,11 @@ def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: dict[str, 
     }
     if answer.replayed:
         text = f"Answered before, entry {answer.entry}. {text}"
-    return t.CallToolResult(content=[t.TextContent(text=text)], is_error=True, _meta=meta | {ERROR: error})
+    return {**_content(text), "isError": True, "_meta": {**meta, ERROR: error}}
+
+
+def _content(*texts: str) -> JsonObject:
+    return {"resultType": "complete", "content": [{"type": "text", "text": text} for text in texts]}
 
 
 def may_retry(outcome: Outcome) -> bool:
