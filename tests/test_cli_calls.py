@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
 
@@ -33,7 +35,7 @@ def test_a_call_that_is_done_gives_its_result_and_its_entry() -> None:
 
     assert result.exit_code == 0
     assert json.loads(result.stdout)["rows"][0]["text"] == "Toolgate was set up"
-    assert "done (ledger entry 1, call c" in result.stderr
+    assert "done (ledger entry 4, call c" in result.stderr
 
 
 def test_a_call_under_the_same_key_is_not_done_twice() -> None:
@@ -58,7 +60,7 @@ def test_a_refused_call_ends_with_1_and_says_why() -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "there is no such tool" in result.stderr
-    assert "refused: unknown_tool (ledger entry 0, call c" in result.stderr
+    assert "refused: unknown_tool (ledger entry 3, call c" in result.stderr
 
 
 def test_a_call_that_broke_off_after_its_send_ends_with_3() -> None:
@@ -189,13 +191,14 @@ def test_every_entry_of_a_call_is_shown_with_what_was_captured() -> None:
     intent, outcome = document("calls", "show", call_id)
     shown = done("calls", "show", call_id)
 
-    assert (intent["entry"], outcome["entry"]) == (0, 1)
+    assert (intent["entry"], outcome["entry"]) == (3, 4), "genesis, writer_start and config come first"
     assert intent["captured"]["arguments"] == {"text": "kept words"}
+    assert intent["names"] == outcome["names"] == {intent["who"]: "mia", intent["client"]: "member"}
     assert "kept words" in shown
     run("call", "notes.nothing")
     refusal = document("calls", "show", document("calls", "list")[0]["call_id"])
-    assert "captured" not in refusal[0]
-    assert shown.index("Entry 0") < shown.index("Entry 1")
+    assert refusal[0]["captured"] == {"asked": "notes.nothing"}
+    assert shown.index("Entry 3") < shown.index("Entry 4")
 
 
 def test_a_call_that_is_not_recorded_is_told(root: Path) -> None:
@@ -204,5 +207,16 @@ def test_a_call_that_is_not_recorded_is_told(root: Path) -> None:
     assert "no call c-1 is recorded; see: toolgate calls list" in faults("calls", "show", "c-1")
 
     (root / "data" / "toolgate.db").write_bytes(b"this is no database" * 100)
-    assert "the ledger cannot be read" in faults("calls", "list")
-    assert "the ledger cannot be read" in faults("calls", "show", "c-1")
+    assert "file is not a database" in faults("calls", "list")
+    assert "file is not a database" in faults("calls", "show", "c-1")
+
+
+def test_whoever_looks_at_calls_is_recorded_before_anything_is_shown(root: Path) -> None:
+    run("call", "notes.search")
+    call_id = document("calls", "list", "--most", "1")[0]["call_id"]
+    done("calls", "show", call_id)
+    with closing(sqlite3.connect(root / "data" / "toolgate.db")) as ledger:
+        found = ledger.execute("SELECT body FROM ledger_entry WHERE kind = 'audit_read' ORDER BY idx")
+        reads = [json.loads(row[0]) for row in found]
+
+    assert [read["query"] for read in reads] == ["calls list", "calls show"]

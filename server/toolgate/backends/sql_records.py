@@ -26,6 +26,7 @@ class RecordedCall:
     tenant: str
     subject: str
     tool: str
+    """For one that does not exist, what the client wrote."""
     end: str
     """`done`, a code, or `open` where no end is recorded (yet)."""
     end_entry: int | None
@@ -72,11 +73,11 @@ class SqlRecords:
         try:
             with self._engine.connect() as connection:
                 begun = connection.execute(wanted).all()
-                return _with_ends(
-                    begun, _ends(connection, begun), _people(connection, (row.who for row in begun))
-                )
+                ends, asked = _ends(connection, begun), _asked(connection, begun)
+                people = _people(connection, (row.who for row in begun))
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
+        return [_recorded(row, ends.get(row.idx), asked, people) for row in begun]
 
     def doubtful(
         self, *, most: int, subject: str | None, tool: str | None, is_lost: Callable[[str, int], bool]
@@ -153,7 +154,7 @@ def _doubtful(row: Row[Any], people: dict[str, str]) -> DoubtfulCall:
     return DoubtfulCall(
         call_id=row.call_id,
         tenant=about["tenant"],
-        subject=people.get(about["who"], about["who"]),
+        subject=people.get(about["who"]) or about["who"],
         tool=row.tool,
         state="unknown" if row.state == "unknown" else "lost",
         why=orjson.loads(row.outcome)["code"] if row.outcome else "",
@@ -170,26 +171,27 @@ def _moment(micros: int) -> datetime:
     return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
-def _with_ends(
-    begun: Sequence[Row[Any]], ends: dict[int, Row[Any]], people: dict[str, str]
-) -> list[RecordedCall]:
-    calls: list[RecordedCall] = []
-    for row in begun:
-        end = ends.get(row.idx)
-        status = row.status if row.kind != "intent" else "open"
-        calls.append(
-            RecordedCall(
-                entry=row.idx,
-                call_id=row.call_id,
-                at=_moment(row.at),
-                tenant=row.tenant,
-                subject=people.get(row.who, row.who),
-                tool=row.tool,
-                end=end.status if end is not None else status,
-                end_entry=end.idx if end is not None else None,
-            )
-        )
-    return calls
+def _asked(connection: Connection, begun: Sequence[Row[Any]]) -> dict[int, str]:
+    """Give the names of tools that do not exist, as clients wrote them."""
+    refused = [row.idx for row in begun if not row.tool]
+    wanted = select(PAYLOAD).where(PAYLOAD.c.idx.in_(refused), PAYLOAD.c.field == "asked")
+    return {row.idx: orjson.loads(row.value) for row in connection.execute(wanted) if row.value is not None}
+
+
+def _recorded(
+    row: Row[Any], end: Row[Any] | None, asked: dict[int, str], people: dict[str, str]
+) -> RecordedCall:
+    status = row.status if row.kind != "intent" else "open"
+    return RecordedCall(
+        entry=row.idx,
+        call_id=row.call_id,
+        at=_moment(row.at),
+        tenant=row.tenant,
+        subject=people.get(row.who) or row.who,
+        tool=row.tool or asked.get(row.idx, ""),
+        end=end.status if end is not None else status,
+        end_entry=end.idx if end is not None else None,
+    )
 
 
 def _entry(connection: Connection, row: Row[Any]) -> JsonObject:
