@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 T ?=
 
-.PHONY: help run demo test check format bench lock clean
+.PHONY: help run demo test check format bench crash torture lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,12 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.stages
+
+crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times, and see that every promise is kept
+	$(BIN)/python -m tests.torture --kills 300 --seed $(or $(SEED),1) --at-once 3
+
+torture: $(VENV)/.dev ## the same, 3000 times, and write docs/reference/torture.md
+	$(BIN)/python -m tests.torture --kills 3000 --seed $(or $(SEED),100) --at-once 3 --page docs/reference/torture.md
 
 lock: $(VENV)/.dev ## write the lock files anew
 	./requirements/lock.sh

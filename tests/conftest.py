@@ -63,6 +63,7 @@ class Client:
                 arguments=arguments,
                 received_at=now(),
                 key=key,
+                key_from="none" if key is None else "meta",
                 again=again,
             )
         )

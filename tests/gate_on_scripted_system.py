@@ -42,7 +42,16 @@ from toolgate.main import new_call_id, now
 REPO = Path(__file__).resolve().parents[1]
 ANN = Caller(subject="ann", issuer="test", tenant="acme", roles=frozenset({"worker"}))
 Step = Literal["open", "remember", "close", "refuse"]
-Behaviour = Literal["does", "refuses", "bug before send", "bug after send", "unknown", "hangs", "bad result"]
+Behaviour = Literal[
+    "does",
+    "refuses",
+    "bug before send",
+    "bug after send",
+    "asks after the send",
+    "unknown",
+    "hangs",
+    "bad result",
+]
 RULES = """
 p, W1, allow, worker, acme, desk.*, *, -, -, -
 p, W2, deny,  worker, acme, desk.write, write, args.amount > 100, -, -
@@ -51,6 +60,10 @@ p, W2, deny,  worker, acme, desk.write, write, args.amount > 100, -, -
 
 class Amount(BaseModel):
     amount: int
+
+
+class Sure(BaseModel):
+    sure: bool
 
 
 class Receipt(BaseModel):
@@ -62,6 +75,9 @@ class Desk:
     """The system: it does what `behaviour` says, and counts what it did."""
 
     behaviour: Behaviour = "does"
+    question: str = ""
+    """What a person is asked before it sends."""
+    fields: type[BaseModel] = Sure
     remembers: bool = False
     """Whether it makes a token durable before it sends."""
     effects: int = 0
@@ -91,6 +107,8 @@ class Desk:
             raise RuntimeError("a bug")
         if self.behaviour == "refuses":
             raise NothingDone("busy", "try later", retryable=True)
+        if self.question and context.answer(self.question, self.fields) != Sure(sure=True):
+            raise NothingDone("not_wanted", "the person is not sure")
         if self.remembers:
             await context.remember({"token": "t"})
         context.sending()
@@ -98,6 +116,8 @@ class Desk:
         match self.behaviour:
             case "bug after send":
                 raise RuntimeError("a bug")
+            case "asks after the send":
+                context.answer("Too late?", Sure)
             case "unknown":
                 raise OutcomeUnknown("the line broke")
             case "hangs":
@@ -180,6 +200,7 @@ class Rig:
         key: str | None = None,
         caller: Caller = ANN,
         again: bool = False,
+        answers: JsonObject | None = None,
         at: datetime | None = None,
     ) -> Answer:
         return await self.gateway.carry_out(
@@ -190,7 +211,9 @@ class Rig:
                 arguments={"amount": amount},  # type: ignore[dict-item]
                 received_at=at or now(),
                 key=key,
+                key_from="none" if key is None else "meta",
                 again=again,
+                answers=answers,
             )
         )
 

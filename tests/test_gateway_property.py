@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.gate_on_scripted_system import Behaviour, Rig, Step, rig
 from toolgate.backends.sql_records import SqlRecords
-from toolgate.core.outcome import Answer, Done, Failed, Refused, Unknown
+from toolgate.core.outcome import Answer, Done, Failed, InputRequired, Refused, Unknown
 
 KEY = "one-key-for-all-its-attempts"
 behaviours = st.sampled_from(get_args(Behaviour))
@@ -101,6 +101,10 @@ def _ends(tool: str, behaviour: Behaviour, failing: set[Step]) -> Ends:
             return {("failed", "ledger_unavailable")}
         case "does":
             return {("done", "")}
+        case "asks after the send":
+            return {
+                ("input_required", "input_required") if tool == "desk.read" else (in_doubt, "adapter_error")
+            }
         case "bug after send":
             return {(in_doubt, "adapter_error")}
         case "unknown":
@@ -155,6 +159,8 @@ def _agrees_with_the_world(answer: Answer, gate: Rig, failing: set[Step]) -> Non
         case Done(value=value):
             assert effects == 1
             assert set(value) == {"number"}
+        case InputRequired():
+            assert answer.entry is not None, "only a read asks after it has looked"
         case Unknown():
             assert effects <= 1
     if answer.entry is None:

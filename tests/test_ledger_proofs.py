@@ -1,5 +1,6 @@
 """Proofs out of a ledger, and what becomes of it when entries or its key are lost or changed."""
 
+import asyncio
 import base64
 import json
 import os
@@ -18,10 +19,13 @@ import pytest
 from tests.gate_on_scripted_system import ledger_in
 from tests.shell import document, done, faults, run
 from toolgate.backends import log_key_rotation
+from toolgate.backends.checkpoints import AcceptedLoss, Checkpoints
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.sqlite_ledger import SqliteLedger
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.cli.ledger_proofs import proof_of
 from toolgate.core.errors import LedgerUnavailable
-from toolgate.core.note import Note
+from toolgate.core.note import Checkpoint, Note
 from toolgate.verifier import Report, VerifierKey, read_keys, read_note, verify_ledger, verify_proof
 
 pytestmark = pytest.mark.anyio
@@ -90,11 +94,15 @@ def test_every_entry_can_be_proven_even_the_newest(kept: Path, root: Path) -> No
 
 
 def test_an_entry_that_no_checkpoint_covers_is_covered_first(kept: Path, root: Path) -> None:
-    with closing(sqlite3.connect(root / "data/toolgate.db")) as ledger:
-        ledger.execute("DELETE FROM ledger_checkpoint")
+    database = root / "data/toolgate.db"
+    with closing(sqlite3.connect(database)) as ledger:
+        [(smallest,)] = ledger.execute("SELECT min(size) FROM ledger_checkpoint").fetchall()
+        ledger.execute("DELETE FROM ledger_checkpoint WHERE size > ?", (smallest,))
         ledger.commit()
-    # The proof's own audit read makes a checkpoint too, unless somebody takes that away as well.
-    assert _ledger("prove", "2")["size"] > 3
+
+    assert proof_of(database, smallest - 1) is not None
+    assert proof_of(database, smallest) is None
+    assert _ledger("prove", f"{smallest - 1}")["size"] > smallest
 
 
 def test_an_entry_that_is_not_there_is_told(kept: Path, root: Path) -> None:
@@ -279,6 +287,17 @@ def test_a_loss_across_a_change_of_the_key_says_what_to_do(kept: Path, root: Pat
     assert run("ledger", "verify", *_given(kept)).exit_code == 0
 
 
+def test_only_the_loss_that_was_accepted_is_passed_over(kept: Path, root: Path) -> None:
+    _lose_the_end(root)
+    key, file = LogKey.read(root / "keys/ledger.key"), root / "data/checkpoint"
+    writer = SqliteWriter(root / "data/toolgate.db", AcceptedLoss(key, file))
+    file.write_text(str(key.note(Checkpoint(key.verifier.name, 4, bytes(32)))), "utf-8")
+
+    with pytest.raises(LedgerUnavailable, match="does not extend"):
+        asyncio.run(_publish(writer))
+    writer.close()
+
+
 @pytest.mark.parametrize("step", ["fault written", "file replaced"])
 def test_a_recovery_that_is_killed_leaves_the_refusal_or_the_recovered_ledger(
     kept: Path, root: Path, step: str
@@ -328,10 +347,12 @@ def _notes(database: Path) -> dict[int, Note]:
 def test_a_rotation_that_is_killed_is_finished_or_never_was(kept: Path, root: Path, step: str) -> None:
     old = LogKey.read(root / "keys/ledger.key").verifier
     _killed_at(step, "rotate-key")
+    key, file = LogKey.read(root / "keys/ledger.key"), root / "data/checkpoint"
+    SqliteWriter(root / "data/toolgate.db", Checkpoints(key, file)).close()
+    assert not (root / "keys/ledger.key.next").exists(), "who opens the ledger has the last word"
     done("call", "notes.search")
     rotated = [entry for entry in _entries(root / "data/toolgate.db") if entry["kind"] == "key_rotate"]
 
-    assert not (root / "keys/ledger.key.next").exists()
     now = LogKey.read(root / "keys/ledger.key").verifier
     assert [entry["new"] for entry in rotated] == ([] if step == "commit" else [str(now)])
     assert (now == old) == (step == "commit")
@@ -398,6 +419,10 @@ async def test_a_checkpoint_that_a_strange_key_signed_is_not_taken_for_ours(tmp_
 
     with pytest.raises(LedgerUnavailable, match="not signed by this ledger's key"):
         ledger_in(tmp_path)
+
+
+async def _publish(writer: SqliteWriter) -> None:
+    await writer.publish()
 
 
 async def _write(ledger: SqliteLedger) -> None:

@@ -68,6 +68,11 @@ class Hands:
     def spell(self, index: int, body: bytes) -> None:
         self.do("UPDATE ledger_entry SET body = ? WHERE idx = ?", body, index)
 
+    def add(self, index: int, more: bytes) -> None:
+        """Spell more fields into a body, as they are."""
+        [(body,)] = self.connection.execute("SELECT body FROM ledger_entry WHERE idx = ?", (index,))
+        self.spell(index, body[:-1] + more)
+
     def swap(self, one: int, other: int, *columns: str) -> None:
         named = ", ".join(columns)
         first, second = (
@@ -140,6 +145,7 @@ def sql(statement: str, *values: object) -> How:
     return lambda hands: hands.do(statement, *values)
 
 
+LOOSE: Final = "INSERT INTO payload VALUES (2, 'digests', zeroblob(32), x'7b7d')"
 ENTRIES: Final[list[Case]] = [
     ("a body is edited", lambda hands: hands.say(INTENT, verdict="allow", rules=["another"]), INTENT),
     ("the genesis is edited", lambda hands: hands.say(0, origin="ledger.example/else"), 0),
@@ -202,6 +208,7 @@ TABLES: Final[list[Case]] = [
     ("a payload's field is edited", sql("UPDATE payload SET field = 'step' WHERE idx = ?", INTENT), INTENT),
     ("a payload's field is another", sql("UPDATE payload SET field = 'tool' WHERE idx = ?", INTENT), INTENT),
     ("a payload's field is bytes", sql("UPDATE payload SET field = x'00' WHERE idx = ?", INTENT), INTENT),
+    ("a payload of a field that commits to nothing", sql(LOOSE), 2),
     ("a payload moves", sql("UPDATE payload SET idx = ? WHERE idx = ?", LEASE, INTENT), LEASE),
     ("a payload of no entry", sql("UPDATE payload SET idx = 9999 WHERE idx = ?", INTENT), 9999),
     ("a payload of a negative entry", sql("UPDATE payload SET idx = -5 WHERE idx = ?", INTENT), 0),
@@ -220,6 +227,11 @@ STORIES: Final[list[Case]] = [
     ("no genesis", lambda hands: hands.say(0, kind="fault"), 0),
     ("a second genesis", lambda hands: hands.say(REFUSAL, kind="genesis"), REFUSAL),
     ("an unknown kind", lambda hands: hands.say(REFUSAL, kind="rumour"), REFUSAL),
+    ("a name twice in a body", lambda hands: hands.add(REFUSAL, b',"v":2}'), REFUSAL),
+    ("a fraction in a body", lambda hands: hands.add(REFUSAL, b',"x":1.5}'), REFUSAL),
+    ("an infinity in a body", lambda hands: hands.add(REFUSAL, b',"x":Infinity}'), REFUSAL),
+    ("more behind a body", lambda hands: hands.add(REFUSAL, b"}{}"), REFUSAL),
+    ("genesis names another log", lambda hands: hands.say(0, origin="ledger.example/else"), 100),
     ("no kind", lambda hands: hands.say(REFUSAL, kind=None), REFUSAL),
     ("another form", lambda hands: hands.say(REFUSAL, v=3), REFUSAL),
     ("no time", lambda hands: hands.say(REFUSAL, at=None), REFUSAL),
@@ -250,8 +262,8 @@ STORIES: Final[list[Case]] = [
     ("an outcome after an unknown", lambda hands: hands.say(LATE, kind="outcome"), LATE),
     (
         "a lease after its outcome",
-        lambda hands: hands.say(REFUSAL, kind="lease", intent=INTENT, arguments=None),
-        REFUSAL,
+        lambda hands: hands.say(REPEAT, kind="lease", intent=INTENT, answered_with=None),
+        REPEAT,
     ),
     ("a repeat of nothing", lambda hands: hands.say(REPEAT, answered_with=None), REPEAT),
     ("a repeat of a later answer", lambda hands: hands.say(REPEAT, answered_with=LOST), REPEAT),
@@ -452,6 +464,13 @@ def test_checkpoint_of_a_stranger_proves_nothing(database: Path) -> None:
         strange = "strange", Note.parse(note_of(connection, OUTSIDE, FOREIGN))
     report = audited(database, strange)
     assert (report.verdict, report.covered) == ("cannot tell", 0)
+
+
+def test_strange_checkpoint_accuses_nobody(database: Path) -> None:
+    strange = "strange", Note.parse(FOREIGN.note(OUTSIDE, bytes(32)))
+    assert audited(database, strange).verdict == "cannot tell"
+    claimed = "claimed", Note.parse(OURS.note(OUTSIDE, bytes(32)))
+    assert audited(database, claimed).verdict == "tampered"
 
 
 def test_given_key_that_never_signed_is_not_the_logs(database: Path, kept: tuple[str, Note]) -> None:

@@ -122,7 +122,9 @@ def ledger_of(root: Path, settings: Settings) -> tuple[SqliteLedger | None, list
         if not database.exists() and not key.exists():
             LogKey.new(f"toolgate/{secrets.token_hex(8)}").write(key)
         return open_sqlite_ledger(files, LogKey.read(key), now=now, random=RANDOM.take), []
-    except (LedgerUnavailable, OSError) as error:
+    except LedgerUnavailable as error:
+        return None, [Fault(database.name, "ledger", str(error), "see docs/how-to/audit.md")]
+    except OSError as error:
         return None, [_database_fault(database, str(error))]
 
 

@@ -1,5 +1,6 @@
 """What an operation gets beside its arguments, and the words in which it answers for the world."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, JsonValue, SecretStr
+from pydantic import BaseModel, JsonValue, SecretStr, ValidationError
 
+A = TypeVar("A", bound=BaseModel)
 C = TypeVar("C")
 C_co = TypeVar("C_co", covariant=True)
 O_co = TypeVar("O_co", bound=BaseModel, covariant=True)
@@ -34,6 +36,18 @@ class NothingDone(Exception):  # noqa: N818 - named by what happened to the worl
 
 class OutcomeUnknown(Exception):  # noqa: N818
     """The request left, and nobody can tell whether it took effect. The gate never repeats it by itself."""
+
+
+class InputNeeded(Exception):  # noqa: N818
+    """The call cannot go on without an answer of the person behind the caller; nothing was done.
+
+    `Context.answer` raises it. The client asks (MCP elicitation), and calls again with the answer.
+    """
+
+    def __init__(self, question: str, schema: dict[str, JsonValue]) -> None:
+        super().__init__(question)
+        self.question = question
+        self.schema = schema
 
 
 @dataclass(frozen=True)
@@ -120,10 +134,27 @@ class Context(Generic[C]):
     """Make a value durable before the send (a one-time token, an id of our choice)."""
     remembered: Mapping[str, JsonValue]
     """What an earlier attempt of this call remembered; empty on the first."""
+    answers: Mapping[str, JsonValue] | None = None
+    """What the person answered, when this call was asked again for it; see `answer`."""
     sending: Sending
     """Call it just before the request that has the effect. What fails before it is `nothing done`, what
     fails after it on a write is `unknown`; it raises when the caller has hung up by then. The HTTP client
     calls it by itself before the first request that is not GET, HEAD or OPTIONS (but see `PREPARING`)."""
+
+    def answer(self, question: str, fields: type[A]) -> A:
+        """Give what the person behind the caller answers to `question`: plain texts, numbers, booleans.
+
+        Where there is no good answer yet, this ends the call before anything is sent; the client asks, and
+        calls again. Ask before the send, one question a call, and never for a secret.
+
+        Raises:
+            InputNeeded: there is none yet. Let it through.
+            TypeError: `fields` holds more than flat values.
+        """
+        if self.answers is not None:
+            with contextlib.suppress(ValidationError):
+                return fields.model_validate(self.answers)
+        raise InputNeeded(question, _flat(fields))
 
 
 class Connector(Protocol[C_co]):
@@ -145,3 +176,21 @@ class Connector(Protocol[C_co]):
     async def aclose(self) -> None:
         """Give back what the connection holds."""
         ...
+
+
+def _flat(fields: type[BaseModel]) -> dict[str, JsonValue]:
+    """Give the schema of an answer as clients can show it: an object of single values (MCP, elicitation)."""
+    schema: dict[str, JsonValue] = fields.model_json_schema()
+    properties = schema.get("properties")
+    if "$defs" in schema or not isinstance(properties, dict):
+        raise TypeError(
+            f"{fields.__name__} is no question: its fields must be texts, numbers, booleans, choices"
+        )
+    for name, shape in properties.items():
+        if not isinstance(shape, dict) or shape.get("type") not in _SINGLE:
+            raise TypeError(f"{fields.__name__}.{name} is no text, number, boolean or choice")
+    asked: dict[str, JsonValue] = {"type": "object", "properties": properties}
+    return asked | ({"required": schema["required"]} if "required" in schema else {})
+
+
+_SINGLE = frozenset({"string", "number", "integer", "boolean"})

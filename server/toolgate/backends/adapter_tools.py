@@ -15,6 +15,7 @@ from toolgate.adapter import (
     Context,
     Credential,
     Found,
+    InputNeeded,
     NotFound,
     NothingDone,
     OutcomeUnknown,
@@ -27,7 +28,7 @@ from toolgate.core.arguments import out_of_bounds
 from toolgate.core.canonical import canonical
 from toolgate.core.claims import Finding
 from toolgate.core.errors import LedgerUnavailable
-from toolgate.core.outcome import Done, Failed, Outcome, Unknown
+from toolgate.core.outcome import Done, Failed, InputRequired, Outcome, Unknown
 from toolgate.core.ports import Act
 from toolgate.core.reconcile import CANNOT_TELL
 from toolgate.core.record import JsonObject
@@ -215,6 +216,7 @@ def _context(client: Any, act: Act, sending: Sending, deadline: datetime) -> Con
         idempotency_key=act.opened.call_id,
         remember=act.remember,
         remembered=act.opened.remembered,
+        answers=act.call.answers,
         sending=sending,
     )
 
@@ -255,6 +257,8 @@ def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
         case RequestRefused() if tool.terms.effect != "read" and sends.count > int(error.counted):
             detail = "a later step of it was refused after an earlier one had been sent"
             return _broken_off(tool, sends, "partly_done", detail)
+        case InputNeeded() if sends.count == 0 or tool.terms.effect == "read":
+            return InputRequired(detail=error.question, fields=error.schema)
         case NothingDone():
             return Failed(code=error.code, detail=error.message, retryable=error.retryable)
         case RequestBroken():

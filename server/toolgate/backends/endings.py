@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 PAUSES: Final = (0.05, 0.2, 1.0)
 """Seconds between the tries to record an end before it is kept outside."""
 
+_INTENT = Prepared(select(ENTRY.c.kind, ENTRY.c.call_id).where(ENTRY.c.idx == bindparam("idx_")))
 _RECORDED = Prepared(
     select(ENTRY.c.idx, ENTRY.c.kind).where(
         ENTRY.c.call_id == bindparam("id_"),
@@ -83,6 +84,11 @@ class Endings:
             taken += 1
         return taken
 
+    def _has_intent(self, batch: Batch, opened: Opened) -> bool:
+        """Whether the intent is there: one that was spilled may have been lost with the end of the ledger."""
+        row = batch.find(_INTENT, {"idx_": opened.intent})
+        return row is not None and (row["kind"], row["call_id"]) == ("intent", opened.call_id)
+
     def _end(self, ending: Ending, batch: Batch) -> Closed:
         opened = ending.opened
         if ending.again:
@@ -90,11 +96,16 @@ class Endings:
             asked = {"id_": opened.call_id, "intent": opened.intent}
             if (recorded := batch.find(_RECORDED, asked)) is not None:
                 return Closed(entry=recorded["idx"], late=recorded["kind"] == "late_outcome")
+            if not self._has_intent(batch, opened):
+                log.error("call %s: its intent was lost with the ledger's end; so is its own", opened.call_id)
+                return Closed(entry=opened.intent, late=True)
         late = opened.claimed and not self._claims.owns(batch, opened.call_id, opened.attempt, ending.owner)
         if ending.lease is not None:
             batch.append(ending.lease)
         index = batch.append(changed(ending.entry, kind="late_outcome") if late else ending.entry)
-        if opened.claimed and not late:
+        if late:
+            self._claims.note_end(batch, opened, ending.owner)
+        elif opened.claimed:
             self._claims.settle(batch, opened, ending.settlement, index)
         return Closed(entry=index, late=late)
 

@@ -104,6 +104,8 @@ class Entries:
         values: dict[str, Json | bytes] = {"arguments": call.spelled}
         if call.step is not None:
             values["step"] = call.step
+        if call.answers is not None:
+            values["answers"] = call.answers
         return self._entry(body, values, tool.terms.capture)
 
     def outcome(self, call: Call, tool: Tool, names: Names, opened: Opened, outcome: Outcome) -> Entry:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Owners:
-    """The owners of one database, of which this process is one.
+    """The owners of one database, of which this process is one. All but leaving is done in a writer's turn.
 
     Args:
         folder: where their files lie, beside the database; made when it is not there.

@@ -148,6 +148,10 @@ class Claims:
         row = {"id_": opened.call_id, "attempt_": opened.attempt, "end": end}
         batch.execute(statement, row | vars(settled))
 
+    def note_end(self, batch: Batch, opened: Opened, owner: str) -> None:
+        """Keep that an attempt which was taken for lost has ended after all: it sends nothing any more."""
+        batch.execute(_NOTE_END, {"id_": opened.call_id, "attempt_": opened.attempt, "owner_": owner})
+
     def lose(self, batch: Batch, earlier: EarlierCall, outcome: Outcome, end: int, until: datetime) -> bool:
         """Take an attempt for lost; False when its owner ended it meanwhile."""
         lost = {"end": end, "outcome": stored(outcome), "until": micros(until)}
@@ -238,6 +242,7 @@ _AT_ITS_END: Final[dict[str, Any]] = {name: bindparam(name) for name in ("state"
 _ENDED: Final[dict[str, Any]] = {"ended": 1, **_AT_ITS_END}
 _LEAVE_OPEN = Prepared(update(CLAIM).where(_OPEN).values(**_ENDED))
 _SETTLE = Prepared(update(CLAIM).where(_OPEN).values(request=None, **_ENDED))
+_NOTE_END = Prepared(update(CLAIM).where(_UNKNOWN, CLAIM.c.owner == bindparam("owner_")).values(ended=1))
 _LOSE = Prepared(
     update(CLAIM)
     .where(_OPEN)

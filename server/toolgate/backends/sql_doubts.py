@@ -21,6 +21,8 @@ from toolgate.core.tool import Tool
 
 PAUSE: Final = timedelta(seconds=2)
 """How long a system is left alone after it was asked about a call."""
+LONG: Final = timedelta(hours=1)
+"""How long what was sent may be on its way to a system of which we know nothing any more."""
 _MOST_AT_ONCE: Final = 100
 _MOST_EXPIRED: Final = 1000
 
@@ -50,7 +52,7 @@ class SqlDoubts:
 
     def lose(self, batch: Batch, claimed: Claimed, tool: Tool | None) -> Claimed:
         """Take a call for lost whose owner is gone or late; gives the claim as it stands then."""
-        quiet = timedelta(seconds=tool.terms.quiet_period) if tool else PAUSE
+        quiet = timedelta(seconds=tool.terms.quiet_period) if tool else LONG
         earlier = claimed.earlier
         entry = self._entries.about("unknown", LOST.code, earlier, claimed.subject)
         end = batch.append(entry)
@@ -113,13 +115,13 @@ class SqlDoubts:
             raise NothingRecorded(resolved)
         return resolved
 
-    async def of_call(self, call_id: str) -> Doubtful | None:
-        """Give an unknown call by its id; None when there is none."""
+    async def of_call(self, call_id: str, find: Callable[[str], Tool | None]) -> Doubtful | None:
+        """Give an unknown call by its id, or None. `find` gives the admitted tool of a name."""
 
         def work(batch: Batch) -> Doubtful | None:
             claimed = self._claims.of_call(batch, call_id)
             if claimed is not None and claimed.earlier.is_lost(self._now()):
-                claimed = self.lose(batch, claimed, None)
+                claimed = self.lose(batch, claimed, find(claimed.tool))
             if claimed is None or claimed.earlier.state != "unknown":
                 return None
             return _doubtful(claimed, self._now())

@@ -7,17 +7,15 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-
 # SQLite uses a partial index where it sees that a query's condition implies the index's: `kind = 'config'`
 # implies a chain of ORs that has it, but not an `IN` or a `NOT IN`.
 ASKED: Final = "kind = 'intent' OR kind = 'refusal' OR kind = 'repeat'"
 ENDED: Final = "kind = 'outcome' OR kind = 'unknown'"
-RARE: Final = " OR ".join(
-    f"kind = '{kind}'"
-    for kind in (
-        "genesis writer_start writer_stop config refusal repeat unknown late_outcome reconcile resolve "
-        "auth_failure audit_read key_rotate fault"
-    ).split()
+RARE: Final = (
+    "kind = 'genesis' OR kind = 'writer_start' OR kind = 'writer_stop' OR kind = 'config' "
+    "OR kind = 'refusal' OR kind = 'repeat' OR kind = 'unknown' OR kind = 'late_outcome' "
+    "OR kind = 'reconcile' OR kind = 'resolve' OR kind = 'auth_failure' OR kind = 'audit_read' "
+    "OR kind = 'key_rotate' OR kind = 'fault'"
 )
 
 
@@ -31,9 +29,9 @@ class EntryRow(Stored, table=True):
     __tablename__: ClassVar[Any] = "ledger_entry"
     __table_args__ = (
         Index("ix_entry_call", "call_id"),
-        Index("ix_entry_time", "at", sqlite_where=text(ASKED)),
         Index("ix_entry_tool", "tool", "at", sqlite_where=text(ASKED)),
         Index("ix_entry_who", "who", "at", sqlite_where=text(ASKED)),
+        Index("ix_entry_time", "at", sqlite_where=text(ASKED)),
         Index("ix_entry_run", "run", sqlite_where=text("run <> ''")),
         Index("ix_entry_end", "refers", "at", "status", sqlite_where=text(ENDED)),
         Index("ix_entry_undone", "at", sqlite_where=text("kind = 'outcome' AND status <> 'done'")),

@@ -110,8 +110,9 @@ class SqliteWriter:
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         try:
             self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self.owners = Owners(Path(f"{path}.writers"))
             with self._turn():
+                self.owners = Owners(Path(f"{path}.writers"))
+                self.owners.sweep()
                 prepare(path)
                 self._connection = connected(path)
                 self._file = identity(path)

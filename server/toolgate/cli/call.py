@@ -48,6 +48,7 @@ async def _carried_out(
                 arguments=arguments,
                 received_at=now(),
                 key=key,
+                key_from="none" if key is None else "meta",
                 again=again,
             )
         )

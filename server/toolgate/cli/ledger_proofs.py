@@ -72,10 +72,10 @@ def prove(
     database = root / settings.database
     _demand_entry(database, entry)
     record_read(root, settings, "prove", {"entry": entry})
-    proof = _proof(database, entry)
+    proof = proof_of(database, entry)
     if proof is None:
         asyncio.run(_publish(root, settings))
-        proof = _proof(database, entry)
+        proof = proof_of(database, entry)
     if proof is None:
         raise LedgerUnavailable(f"no checkpoint covers entry {entry}, and none could be published")
     if file is not None:
@@ -261,7 +261,7 @@ async def _rotated(root: Path, settings: Settings) -> tuple[int, LogKey, LogKey]
         return entry, old, new
 
 
-def _proof(database: Path, entry: int) -> Proof | None:
+def proof_of(database: Path, entry: int) -> Proof | None:
     """Prove `entry` under the newest checkpoint; None when that does not cover it."""
     with closing(_read_only(database)) as connection:
         connection.execute("BEGIN")

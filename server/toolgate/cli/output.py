@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from toolgate.core.errors import Fault, Misconfigured
 Root = Annotated[Path, typer.Option("--root", help="The deployment's folder.", show_default="this folder")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 HERE = Path()
+_WIDEST = 10_000
 
 
 def out() -> Console:
@@ -64,7 +66,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         shown.add_row(*(Text(_printable(cell)) for cell in row))
     console = out()
-    console.print(shown, width=max(console.width, shown.__rich_measure__(console, console.options).maximum))
+    widest = Measurement.get(console, console.options.update(max_width=_WIDEST), shown).maximum
+    console.print(shown, width=max(console.width, widest))
 
 
 def _printable(text: str) -> str:

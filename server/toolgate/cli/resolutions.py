@@ -94,13 +94,13 @@ def resolve(  # noqa: PLR0913, PLR0917 - the options of one command
 
 async def _reconciled(root: Path, call_id: str | None) -> list[Reconciled]:
     async with open_house(root) as house:
-        # Lost calls become unknown here, with the quiet period of their tool.
-        await house.ledger.doubts.sweep(house.in_force.rulebook.catalog.find)
         if call_id is not None:
             return [await _ask(house, await _unknown(house, call_id))]
         records = SqlRecords(root / house.settings.database)
-        known = records.doubtful(most=_MOST, subject=None, tool=None, is_lost=lambda _owner, _until: False)
-        doubtful = [await house.ledger.doubts.of_call(call.call_id) for call in known]
+        # Whether one in progress is lost is for the ledger to say, which then knows its tool's quiet period.
+        known = records.doubtful(most=_MOST, subject=None, tool=None, is_lost=lambda _owner, _until: True)
+        find = house.in_force.rulebook.catalog.find
+        doubtful = [await house.ledger.doubts.of_call(call.call_id, find) for call in known]
         return [await _ask(house, one) for one in doubtful if one is not None]
 
 
@@ -113,7 +113,7 @@ async def _ask(house: House, doubtful: Doubtful) -> Reconciled:
     if tool is None or doubtful.call is None:
         raise TypeError("what cannot be asked has a reason")
     finding = await house.gateway.reconciler.find_out(doubtful.call, tool, earlier)
-    settled = await house.ledger.doubts.of_call(earlier.call_id) is None
+    settled = await house.ledger.doubts.of_call(earlier.call_id, house.in_force.rulebook.catalog.find) is None
     detail = _SETTLED[finding.verdict] if settled else _OPEN[finding.verdict]
     until = f"{earlier.until:%Y-%m-%d %H:%M:%S}"
     return Reconciled(
@@ -152,7 +152,7 @@ async def _resolved(root: Path, call_id: str, value: JsonObject | None, because:
 
 
 async def _unknown(house: House, call_id: str) -> Doubtful:
-    doubtful = await house.ledger.doubts.of_call(call_id)
+    doubtful = await house.ledger.doubts.of_call(call_id, house.in_force.rulebook.catalog.find)
     if doubtful is None:
         raise NothingRecorded(f"there is no unknown call {call_id}; see: toolgate calls list --unknown")
     return doubtful

@@ -47,6 +47,10 @@ class Call:
     """The step of that run."""
     ordinal: int = 0
     """Which of the step's calls."""
+    answers: JsonObject | None = None
+    """What the person behind the caller answered to the question that the call ended with before."""
+    declined: bool = False
+    """The person did not want to answer it."""
     again: bool = False
     """The caller insists: this is not a repetition by mistake."""
     trace: str | None = None

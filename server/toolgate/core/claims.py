@@ -7,7 +7,7 @@ from typing import Literal
 
 from toolgate.core.call import Call
 from toolgate.core.canonical import digest
-from toolgate.core.outcome import Answer, Done, Failed, Outcome, Refused, Unknown
+from toolgate.core.outcome import Answer, Done, Failed, InputRequired, Outcome, Refused, Unknown
 from toolgate.core.record import Json
 from toolgate.core.tool import Terms, Tool
 
@@ -16,6 +16,7 @@ State = Literal[
     "succeeded",
     "failed_retriable",
     "failed_final",
+    "input_required",
     "cancelled_before_send",
     "unknown",
     "expired",
@@ -170,15 +171,19 @@ def with_derived_key(call: Call, tool: Tool) -> Call:
     return replace(call, key=digest(place), key_from="derived")
 
 
-def state_after(outcome: Outcome, *, resent: bool = False) -> State:
+def state_after(  # noqa: PLR0911 - one for each end
+    outcome: Outcome, *, resent: bool = False
+) -> State:
     """Give the state in which `outcome` leaves its claim."""
     match outcome:
         case Done():
             return "succeeded"
         case Unknown():
             return "unknown"
-        case Failed() | Refused() if resent:
+        case Failed() | Refused() | InputRequired() if resent:
             return "unknown"
+        case InputRequired():
+            return "input_required"
         case Failed(code="cancelled_before_send"):
             return "cancelled_before_send"
         case Failed(retryable=True):
@@ -218,7 +223,7 @@ def answer_under_key(  # noqa: PLR0911 - one for each state that an earlier call
             "idempotency_key_expired",
             "this key was used, and its answer is no longer kept; use a new key for a new call",
         )
-    if earlier.state in {"failed_retriable", "cancelled_before_send"}:
+    if earlier.state in {"failed_retriable", "cancelled_before_send", "input_required"}:
         return "run"
     if earlier.state == "in_progress":
         return Busy(call_id=earlier.call_id, intent=earlier.intent)

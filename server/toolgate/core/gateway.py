@@ -135,6 +135,14 @@ def _fault_in(call: Call, tool: Tool) -> Refused | None:
             code="insufficient_scope",
             detail=f"the token lacks the scope {' '.join(sorted(missing))}; ask your issuer for it",
         )
+    if call.declined:
+        return Refused(code="input_declined", detail="the question that the call depends on was not answered")
+    if call.answers is not None and (fault := out_of_bounds(call.answers)):
+        return Refused(code="bad_arguments", detail=f"the answer: {fault}")
+    return _key_fault(call, tool)
+
+
+def _key_fault(call: Call, tool: Tool) -> Refused | None:
     if call.key is not None and (fault := fault_in_key(call.key)):
         return Refused(code="bad_idempotency_key", detail=fault)
     if call.key is None and tool.terms.without_key == "require":

@@ -36,6 +36,18 @@ class Unknown(Record):
     """When asking again under the same key may tell more."""
 
 
+class InputRequired(Record):
+    """The person behind the caller must answer first. Nothing was done; call again with the answer."""
+
+    kind: Literal["input_required"] = "input_required"
+    code: Literal["input_required"] = "input_required"
+    detail: str
+    """The question."""
+    fields: JsonObject
+    """JSON Schema of the answer: an object of single values."""
+    retry_after_ms: None = None
+
+
 class Done(Record):
     """It took effect, and this is the result."""
 
@@ -43,7 +55,7 @@ class Done(Record):
     value: JsonObject
 
 
-Outcome = Annotated[Refused | Failed | Unknown | Done, Field(discriminator="kind")]
+Outcome = Annotated[Refused | Failed | Unknown | InputRequired | Done, Field(discriminator="kind")]
 OutcomeOf: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 

@@ -31,7 +31,7 @@ from toolgate.core.call import Call, Caller, KeySource
 from toolgate.core.gateway import Gateway
 from toolgate.core.outcome import Answer
 from toolgate.core.record import JsonObject
-from toolgate.web.present import AGAIN, KEY, ORDINAL, RUN, STEP, shown, told
+from toolgate.web.present import AGAIN, KEY, ORDINAL, QUESTION, RUN, STEP, shown, told
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 LIST_TTL_MS: Final = 30_000
@@ -53,6 +53,19 @@ class Asked:
     meta: Mapping[str, object]
     keys: Sequence[str]
     """What `Idempotency-Key` headers say."""
+    answers: JsonObject | None = None
+    """What the person behind the client answered to the question that the call ended with before."""
+    declined: bool = False
+    """The person did not want to answer."""
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the client says that it can put questions to a person (2026-07-28)."""
+        match self.meta.get(t.CLIENT_CAPABILITIES_META_KEY):
+            case {"elicitation": dict()}:
+                return True
+            case _:
+                return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +115,8 @@ class McpServer:
             run=_place(asked.meta, RUN),
             step=_place(asked.meta, STEP),
             ordinal=_ordinal(asked.meta),
+            answers=asked.answers,
+            declined=asked.declined,
             again=asked.meta.get(AGAIN) is True,
             trace=_trace(asked.meta.get("traceparent")),
         )
@@ -136,16 +151,23 @@ class McpServer:
             cache_scope="private",
         )
 
-    async def _call_tool(self, context: RequestContext, params: t.CallToolRequestParams) -> t.CallToolResult:
+    async def _call_tool(
+        self, context: RequestContext, params: t.CallToolRequestParams
+    ) -> t.CallToolResult | t.InputRequiredResult:
         request = context.request
+        response = (params.input_responses or {}).get(QUESTION)
+        answered = response if isinstance(response, t.ElicitResult) else None
         asked = Asked(
             caller=self._edge.caller_of(context),
             tool=params.name,
             arguments=params.arguments or {},
             meta=context.meta or {},
             keys=request.headers.getlist("idempotency-key") if request is not None else [],
+            answers=_content_of(answered),
+            declined=answered is not None and answered.action != "accept",
         )
-        return told(await self.answer(asked, context.session.report_progress), params.name)
+        answer = await self.answer(asked, context.session.report_progress)
+        return told(answer, params.name, can_ask=asked.can_ask)
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         tool = self._gateway.rulebook().catalog.find(name)
@@ -196,6 +218,13 @@ def _key(in_meta: object, headers: Sequence[str]) -> tuple[str | None, KeySource
     if in_meta is not None:
         return in_meta, "meta"
     return in_header, "none" if in_header is None else "header"
+
+
+def _content_of(answered: t.ElicitResult | None) -> JsonObject | None:
+    """Give what was answered; a list of choices is not among what is asked."""
+    if answered is None or answered.action != "accept":
+        return None
+    return {k: v for k, v in (answered.content or {}).items() if not isinstance(v, list)}
 
 
 def _place(meta: Mapping[str, object], name: str) -> str | None:

@@ -63,7 +63,7 @@ class PlainCalls:
     async def _said(self, asked: Asked) -> tuple[int, JsonObject]:
         try:
             answer = await self._mcp.answer(asked, _unheard)
-            return 200, {"result": self._stamped(spelled(answer, asked.tool))}
+            return 200, {"result": self._stamped(spelled(answer, asked.tool, can_ask=asked.can_ask))}
         except Exception as error:  # noqa: BLE001 - the SDK's own boundary: it logs what is no answer
             said = modern_error_data(error)
             fault: JsonObject = said.model_dump(by_alias=True, mode="json", exclude_none=True)

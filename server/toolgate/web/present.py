@@ -8,7 +8,7 @@ from mcp.shared.exceptions import MCPError
 
 from toolgate.adapter import Effect
 from toolgate.core.canonical import canonical
-from toolgate.core.outcome import Answer, Done, Failed, Outcome, Refused, Unknown
+from toolgate.core.outcome import Answer, Done, Failed, InputRequired, Outcome, Refused, Unknown
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
 
@@ -22,6 +22,8 @@ ENTRY: Final = f"{PREFIX}entry"
 REPLAYED: Final = f"{PREFIX}replayed"
 CALL_ID: Final = f"{PREFIX}callId"
 ERROR: Final = f"{PREFIX}error"
+QUESTION: Final = "answer"
+"""The name of the one question that a call may end with."""
 DOCS: Final = "docs/reference/outcomes.md"
 
 _ANNOTATIONS: Final[Mapping[Effect, t.ToolAnnotations]] = {
@@ -43,17 +45,20 @@ def shown(tool: Tool) -> t.Tool:
     )
 
 
-def told(answer: Answer, tool: str) -> t.CallToolResult:
+def told(answer: Answer, tool: str, *, can_ask: bool) -> t.CallToolResult | t.InputRequiredResult:
     """Tell an answer as a tool's result; errors are results too, so that a model can act on them.
 
     Raises:
         MCPError: there is no such tool for this caller (a JSON-RPC error, as the SDK itself has it).
     """
-    return t.CallToolResult.model_validate(spelled(answer, tool), by_name=False)
+    said = spelled(answer, tool, can_ask=can_ask)
+    if said["resultType"] == "input_required":
+        return t.InputRequiredResult.model_validate(said, by_name=False)
+    return t.CallToolResult.model_validate(said, by_name=False)
 
 
-def spelled(answer: Answer, tool: str) -> JsonObject:
-    """Tell an answer as `told` does, in JSON.
+def spelled(answer: Answer, tool: str, *, can_ask: bool) -> JsonObject:
+    """Tell an answer as `told` does, in JSON; `can_ask`: whether the client can put questions to a person.
 
     Raises:
         MCPError: as `told`.
@@ -64,6 +69,8 @@ def spelled(answer: Answer, tool: str) -> JsonObject:
             raise MCPError(t.INVALID_PARAMS, f"Unknown tool: {tool}", meta)
         case Done(value=value):
             return _result(value, answer, meta)
+        case InputRequired() as question if can_ask:
+            return _question(question, meta)
         case outcome:
             return _error(outcome, answer, meta)
 
@@ -76,7 +83,20 @@ def _result(value: JsonObject, answer: Answer, meta: JsonObject) -> JsonObject:
     return {**_content(*texts), "structuredContent": value, "isError": False, "_meta": meta}
 
 
-def _error(outcome: Refused | Failed | Unknown, answer: Answer, meta: JsonObject) -> JsonObject:
+def _question(question: InputRequired, meta: JsonObject) -> JsonObject:
+    """Let the client ask, and call again with the answer (2026-07-28, multi round-trip requests)."""
+    params: JsonObject = {
+        "mode": "form",
+        "message": question.detail,
+        "requestedSchema": question.fields,
+    }
+    asked: JsonObject = {QUESTION: {"method": "elicitation/create", "params": params}}
+    return {"resultType": "input_required", "inputRequests": asked, "_meta": meta}
+
+
+def _error(
+    outcome: Refused | Failed | Unknown | InputRequired, answer: Answer, meta: JsonObject
+) -> JsonObject:
     text = f"{_heading(outcome)}: {outcome.detail}. [{outcome.code}, call {answer.call_id}]"
     error: JsonObject = {
         "code": outcome.code,
@@ -102,12 +122,16 @@ def may_retry(outcome: Outcome) -> bool:
             return retryable
         case Refused(retry_after_ms=wait) | Unknown(retry_after_ms=wait):
             return wait is not None
+        case InputRequired():
+            return True
         case Done():
             return False
 
 
-def _heading(outcome: Refused | Failed | Unknown) -> str:
+def _heading(outcome: Refused | Failed | Unknown | InputRequired) -> str:
     match outcome:
+        case InputRequired():
+            return "Nothing was done: an answer is needed first, and this client cannot be asked for it"
         case Refused():
             return "Refused, nothing was done"
         case Failed():

@@ -1,9 +1,10 @@
 """Views for auditors: what the entries say, in columns, with clear names where they are still known.
 
-A view's columns are a contract: a later revision may add `audit_calls_v2`, but never changes `audit_calls_v1`.
-Times are microseconds since 1970 (`at`) and readable UTC (`time`). Subqueries stand where a column is
-looked up elsewhere, because SQLite computes only those that a query asks for.
+A view's columns are a contract: a later revision may add `audit_calls_v2`, but does not change
+`audit_calls_v1`. Times are microseconds since 1970 (`at`) and readable UTC (`time`). Subqueries stand where a
+column is looked up elsewhere, because SQLite computes only those that a query asks for.
 """
+# ruff: noqa: S608 - views are made of constants of this module
 
 from alembic import op
 
@@ -61,12 +62,13 @@ VIEWS = {
     "audit_calls_v1": f"""
         SELECT e.idx AS entry, e.at, {time("e.at")} AS time, {WHO},
             (SELECT n.issuer FROM audit_names_v1 n WHERE n.pseudonym = e.who) AS issuer,
-            {clear(said("client"))} AS client,
+            {said("client")} AS client_id, {clear(said("client"))} AS client,
             (SELECT json_group_array({clear("a.value")})
                 FROM json_each(CAST(e.body AS TEXT), '$.act') a) AS acting,
             e.tool, {kept("asked")} AS asked, e.kind, {said("effect")} AS effect,
             {said("verdict")} AS verdict, {said("rules")} AS rules,
-            CASE WHEN e.kind <> 'intent' THEN e.status ELSE COALESCE({end_of("status")}, 'open') END AS status,
+            CASE WHEN e.kind <> 'intent' THEN e.status
+                ELSE COALESCE({end_of("status")}, 'open') END AS status,
             {end_of("entry")} AS end_entry, {end_of("at")} AS ended_at,
             {said("definition")} AS definition, {said("config")} AS config,
             {said("key")} AS keyed, {said("attempt")} AS attempt,
@@ -74,8 +76,8 @@ VIEWS = {
             {said("trace")} AS trace, e.call_id
         FROM ledger_entry e WHERE {ASKED}
     """,
-    # An attempt that was followed by another one is not in doubt itself. In the first half the index on ends is
-    # asked first, and the entry itself only read where there is no end.
+    # An attempt that was followed by another one is not in doubt itself. In the first half the index on ends
+    # is asked first, and the entry itself only read where there is no end.
     "audit_open_v1": f"""
         SELECT {CALL}, e.idx AS intent, 'no end is recorded' AS why,
             (strftime('%s', 'now') * 1000000 - e.at) / 1000000 AS age_seconds, NULL AS last_asked
