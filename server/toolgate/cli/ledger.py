@@ -1,0 +1,185 @@
+"""`toolgate ledger`: what auditors ask. Who asks is recorded, unless it is a copy that is asked."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from toolgate.backends import audit_queries
+from toolgate.backends.audit_queries import Filter, Filters, Found, NamedQuery, Shown, ask, check, moment_in
+from toolgate.backends.audit_questions import BY_NAME, QUERIES
+from toolgate.cli import ledger_proofs
+from toolgate.cli.audit_read import record_read
+from toolgate.cli.output import HERE, AsJson, Root, err, print_json, table
+from toolgate.core.record import JsonObject
+from toolgate.main import now
+from toolgate.settings import read_settings
+
+app = typer.Typer(help="Ask the ledger, and prove what it says.", no_args_is_help=True)
+
+Copy = Annotated[
+    Path | None, typer.Option("--db", help="A copy of a ledger's database; reading it is not recorded.")
+]
+_HOURS: Final = re.compile(r"([01]\d|2[0-3])-([01]\d|2[0-4])")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a text begins that a spreadsheet may run."""
+
+
+@app.command()
+def query(  # noqa: PLR0913, PLR0917 - the options of one command
+    name: Annotated[str | None, typer.Argument(help="Which; without it, all are listed.")] = None,
+    since: Annotated[str | None, typer.Option(help="From then on: 2026-03-01, or 7d ago.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Only of this subject, or pseudonym.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    call: Annotated[str | None, typer.Option(help="Only of this call.")] = None,
+    value: Annotated[str | None, typer.Option(help="What arguments must hold.")] = None,
+    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18.")] = None,
+    most: Annotated[int, typer.Option(help="How many rows.", min=1, max=1_000_000)] = 100,
+    database: Copy = None,
+    root: Root = HERE,
+    as_json: AsJson = False,  # noqa: FBT002 - a command's flag
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,  # noqa: FBT002
+) -> None:
+    """Ask a named question."""
+    if name is None:
+        _list_queries(as_json=as_json)
+        return
+    said: dict[Filter, str | None] = {
+        "since": since,
+        "until": until,
+        "tenant": tenant,
+        "subject": subject,
+        "tool": tool,
+        "run": run,
+        "call": call,
+        "value": value,
+        "hours": hours,
+    }
+    asked: dict[Filter, str] = {filter_: text for filter_, text in said.items() if text is not None}
+    found = _answer(_query(name), asked, most=most, database=database, root=root)
+    if as_json:
+        print_json([_labelled(found, row) for row in found.rows])
+    elif as_csv:
+        _print_csv(found)
+    else:
+        table(_query(name).question, found.columns, [[_cell(value) for value in row] for row in found.rows])
+    if found.more:
+        err().print(f"there are more than {most}; narrow it, or say --most")
+
+
+@app.command()
+def show(
+    entry: Annotated[int, typer.Argument(help="The entry's number.", min=0)],
+    database: Copy = None,
+    root: Root = HERE,
+    as_json: AsJson = False,  # noqa: FBT002 - a command's flag
+) -> None:
+    """Show one entry: its clear names, what was kept of values, and whether that is what it commits to."""
+    shown = audit_queries.show(_readable(database, root, "show", {"entry": entry}), entry)
+    if as_json:
+        committed = [vars(value) for value in shown.committed]
+        print_json({"entry": entry, "body": shown.body, "names": shown.names, "committed": committed})
+        return
+    table(f"Entry {entry}", ("field", "value"), _rows(shown))
+
+
+app.command("prove")(ledger_proofs.prove)
+app.command("verify")(ledger_proofs.verify)
+app.command("recover")(ledger_proofs.recover)
+app.command("rotate-key")(ledger_proofs.rotate_key)
+
+
+def _query(name: str) -> NamedQuery:
+    if name not in BY_NAME:
+        raise typer.BadParameter(f"there is no query {name!r}; see: toolgate ledger query", param_hint="NAME")
+    return BY_NAME[name]
+
+
+def _answer(
+    named: NamedQuery, said: dict[Filter, str], *, most: int, database: Path | None, root: Path
+) -> Found:
+    if fault := named.fault_in(said):
+        raise typer.BadParameter(fault, param_hint="NAME")
+    asked: Filters = {name: _READ.get(name, str)(text) for name, text in said.items()}
+    recorded: JsonObject = {"most": most}
+    for name, text in said.items():
+        recorded[name] = text
+    return ask(_readable(database, root, named.name, recorded), named, asked, most=most)
+
+
+def _readable(database: Path | None, root: Path, named: str, asked: JsonObject) -> Path:
+    """Give the database to read; the deployment's own only when the reading has been recorded."""
+    if database is not None:
+        check(database)
+        return database
+    settings = read_settings(root)
+    record_read(root, settings, named, asked)
+    return root / settings.database
+
+
+def _moment(text: str) -> int:
+    try:
+        return moment_in(text, now())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since, --until") from error
+
+
+def _hours(text: str) -> str:
+    if not _HOURS.fullmatch(text):
+        raise typer.BadParameter(f"{text!r} are no hours; say 08-18", param_hint="--hours")
+    return text
+
+
+_READ: Final[dict[Filter, Callable[[str], str | int]]] = {
+    "since": _moment,
+    "until": _moment,
+    "hours": _hours,
+}
+
+
+def _list_queries(*, as_json: bool) -> None:
+    listed = [(named.name, named.question, sorted(named.filters)) for named in QUERIES]
+    if as_json:
+        print_json([{"name": name, "question": text, "filters": takes} for name, text, takes in listed])
+        return
+    table("Queries", ("name", "question"), [(name, text) for name, text, _ in listed])
+
+
+def _labelled(found: Found, row: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(found.columns, row, strict=True))
+
+
+def _print_csv(found: Found) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(found.columns)
+    writer.writerows([_harmless(_cell(value)) for value in row] for row in found.rows)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _harmless(cell: str) -> str:
+    """Keep a spreadsheet from running what a caller wrote."""
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _rows(shown: Shown) -> list[tuple[str, str]]:
+    rows = [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in shown.body.items()
+    ]
+    rows += [(pseudonym, f"is {clear}") for pseudonym, clear in shown.names.items()]
+    for value in shown.committed:
+        kept = "not kept" if value.opens is None else json.dumps(value.value, ensure_ascii=False)
+        opens = {None: "", True: " (as committed)", False: " (NOT what the entry commits to)"}[value.opens]
+        rows.append((f"{value.field}, the value", kept + opens))
+    return rows

@@ -1,0 +1,643 @@
+"""What auditors ask a ledger: each named query on a small real one, at the gate, at a shell and on a copy."""
+
+import asyncio
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import URL, create_engine, text
+
+from tests.gate_on_scripted_system import ANN, Rig, ledger_in, rig
+from tests.shell import document, done, faults, run
+from toolgate.backends import audit_queries
+from toolgate.backends.audit_queries import Filter, ask, moment_in, show
+from toolgate.backends.audit_questions import BY_NAME, QUERIES
+from toolgate.backends.sql_tables import Stored
+from toolgate.backends.sqlite_files import prepare
+from toolgate.core.call import Call, Caller
+from toolgate.core.errors import LedgerUnavailable, NothingRecorded
+from toolgate.core.outcome import Answer
+from toolgate.main import new_call_id, now
+
+BOB = Caller(subject="bob", issuer="test", tenant="acme", client="desk-bot", act=("helper",))
+"""Has no role: nothing is visible to him."""
+CAT = Caller(subject="cat", issuer="test", tenant="acme", client="desk-bot", roles=frozenset({"worker"}))
+FORMULA = "=HYPERLINK(1)"
+KEYS = tuple(f"a-key-of-16-chars-{number}" for number in range(5))
+MIGRATIONS = Path(audit_queries.__file__).with_name("migrations")
+
+
+class Told:
+    """The ledger of a short story, and the answers that its callers got."""
+
+    def __init__(self, database: Path, answers: dict[str, Answer]) -> None:
+        self.database, self._answers = database, answers
+
+    def id(self, name: str) -> str:
+        return self._answers[name].call_id
+
+    def entry(self, name: str) -> int:
+        entry = self._answers[name].entry
+        assert entry is not None
+        return entry
+
+    def rows(self, query: str, *columns: str, **asked: str | int) -> list[Any]:
+        """Ask, and give some columns of each row."""
+        filters: Any = asked
+        assert BY_NAME[query].fault_in(filters) is None
+        found = ask(self.database, BY_NAME[query], filters, most=1000)
+        picked = [found.columns.index(column) for column in columns]
+        return [row[picked[0]] if len(picked) == 1 else tuple(row[at] for at in picked) for row in found.rows]
+
+
+async def _a_story(folder: Path) -> Told:
+    answers: dict[str, Answer] = {}
+    async with rig(folder) as gate:
+        answers["read"] = await gate.call("desk.read", 7)
+        answers["write"] = await gate.call("desk.write", 2, key=KEYS[0])
+        answers["replay"] = await gate.call("desk.write", 2, key=KEYS[0])
+        answers["conflict"] = await gate.call("desk.write", 3, key=KEYS[0])
+        answers["denied"] = await gate.call("desk.write", 101, key=KEYS[1])
+        answers["unseen"] = await gate.call("desk.read", 1, caller=BOB)
+        answers["formula"] = await gate.call(FORMULA, 1)
+        answers["destroy"] = await gate.call("desk.destroy", 4, key=KEYS[2], caller=CAT)
+        gate.desk.behaviour = "unknown"
+        answers["unknown"] = await gate.call("desk.write", 5, key=KEYS[3])
+        answers["resolved"] = await gate.call("desk.write", 6, key=KEYS[4])
+        gate.desk.behaviour = "does"
+        await _say_nothing_was_done(gate, answers["resolved"].call_id)
+        answers["in a run"] = await _in_a_run(gate)
+        await gate.parts.writer.publish()
+    return Told(folder / "ledger.db", answers)
+
+
+async def _in_a_run(gate: Rig) -> Answer:
+    return await gate.gateway.carry_out(
+        Call(
+            id=new_call_id(),
+            caller=CAT,
+            tool="desk.read",
+            arguments={"amount": 8},
+            received_at=now(),
+            run="nightly",
+            step="1",
+        )
+    )
+
+
+async def _say_nothing_was_done(gate: Rig, call_id: str) -> None:
+    by = await gate.parts.pseudonyms.of("subject", ANN, "eve")
+    await gate.parts.doubts.resolve(call_id, None, by=by, because="the desk has no such number")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    return asyncio.run(_a_story(tmp_path_factory.mktemp("story")))
+
+
+# --- the questions
+
+
+def test_calls_are_told_with_who_what_and_how_they_ended(told: Told) -> None:
+    columns = ("subject", "acting", "client", "tool", "asked", "effect", "verdict", "rules", "status")
+    by_ann = ("ann", "[]", None)
+    by_cat = ("cat", "[]", "desk-bot")
+
+    assert told.rows("calls", *columns) == [
+        (*by_cat, "desk.read", None, "read", "allow", '["W1"]', "done"),
+        (*by_ann, "desk.write", None, "write", "allow", '["W1"]', "upstream_unknown"),
+        (*by_ann, "desk.write", None, "write", "allow", '["W1"]', "upstream_unknown"),
+        (*by_cat, "desk.destroy", None, "destroy", "allow", '["W1"]', "done"),
+        (*by_ann, "", FORMULA, None, None, None, "unknown_tool"),
+        ("bob", '["helper"]', "desk-bot", "", "desk.read", None, None, None, "unknown_tool"),
+        (*by_ann, "desk.write", None, None, "deny", '["W2"]', "forbidden"),
+        (*by_ann, "desk.write", None, None, "allow", '["W1"]', "idempotency_conflict"),
+        (*by_ann, "desk.write", None, None, "allow", '["W1"]', "replayed"),
+        (*by_ann, "desk.write", None, "write", "allow", '["W1"]', "done"),
+        (*by_ann, "desk.read", None, "read", "allow", '["W1"]', "done"),
+    ]
+
+
+def test_a_call_names_the_entries_that_answered_its_caller(told: Told) -> None:
+    ends = told.rows("calls", "end_entry", "call_id", tool="desk.destroy")
+
+    assert ends == [(told.entry("destroy"), told.id("destroy"))]
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        ({"tool": "desk.read"}, 2),
+        ({"subject": "cat"}, 2),
+        ({"subject": "nobody"}, 0),
+        ({"tenant": "acme"}, 11),
+        ({"tenant": "globex"}, 0),
+        ({"run": "nightly"}, 1),
+        ({"run": ""}, 0),
+        ({"subject": "cat", "tool": "desk.read"}, 1),
+        ({"since": 0}, 11),
+        ({"until": 1}, 0),
+        ({"subject": "' OR 1 --"}, 0),
+        ({"tool": "%"}, 0),
+        ({"call": "c\x00"}, 0),
+        ({"tenant": "acme' UNION SELECT leaf FROM ledger_entry --"}, 0),
+    ],
+)
+def test_a_filter_is_a_value_and_never_a_part_of_the_question(
+    told: Told, asked: dict[str, str | int], count: int
+) -> None:
+    assert len(told.rows("calls", "entry", **asked)) == count
+
+
+def test_a_call_is_found_by_its_id(told: Told) -> None:
+    assert told.rows("calls", "status", call=told.id("denied")) == ["forbidden"]
+
+
+def test_a_run_is_told_in_order(told: Told) -> None:
+    assert told.rows("run", "subject", "tool", "status", "end_entry", run="nightly") == [
+        ("cat", "desk.read", "done", told.entry("in a run"))
+    ]
+
+
+def test_a_decision_leads_to_the_policy_that_made_it(told: Told) -> None:
+    ((rules, policy, registry, still),) = told.rows(
+        "allowed-by", "rules", "policy", "registry", "still_in_force", call=told.id("read")
+    )
+
+    assert (rules, registry, still) == ('["W1"]', "c" * 64, "yes")
+    assert told.rows("changes", "changed", "policy") == [("policy registry", policy)]
+
+
+def test_denials_are_told_one_by_one_and_by_rule(told: Told) -> None:
+    assert told.rows("denials", "subject", "asked", "status", "rules") == [
+        ("ann", FORMULA, "unknown_tool", None),
+        ("bob", "desk.read", "unknown_tool", None),
+        ("ann", None, "forbidden", '["W2"]'),
+    ]
+    assert told.rows("denials-by-rule", "rule", "status", "subject", "calls") == [
+        (None, "unknown_tool", "ann", 1),
+        (None, "unknown_tool", "bob", 1),
+        ("W2", "forbidden", "ann", 1),
+    ]
+    assert told.rows("approvals", "entry") == []
+
+
+def test_only_what_nobody_has_settled_is_unknown(told: Told) -> None:
+    assert told.rows("unknowns", "entry", "status", "why", "call_id") == [
+        (told.entry("unknown"), "upstream_unknown", "it ended unknown", told.id("unknown"))
+    ]
+    assert told.rows("unknowns", "call_id", subject="cat") == []
+    assert all(0 <= age < 3600 for age in told.rows("unknowns", "age_seconds"))
+
+
+def test_a_resolution_is_told_with_who_made_it_and_why(told: Told) -> None:
+    assert told.rows("resolutions", "kind", "status", "by_whom", "because", "call_id") == [
+        ("resolve", "nothing_done", "eve", "the desk has no such number", told.id("resolved"))
+    ]
+
+
+def test_duplicates_prevented_point_at_the_first_answer(told: Told) -> None:
+    first = told.entry("write")
+
+    assert told.rows("duplicates-prevented", "status", "answered_with", "call_id") == [
+        ("idempotency_conflict", first, told.id("write")),
+        ("replayed", first, told.id("write")),
+    ]
+
+
+def test_every_credential_was_given_back_before_its_call_ended(told: Told) -> None:
+    lent = told.rows("leases", "lease", "role", "static", "status", "end_entry", subject="cat")
+
+    assert lent == [
+        (told.id(name), "agent", 1, "given_back", told.entry(name)) for name in ("in a run", "destroy")
+    ]
+    assert told.rows("leases-astray", "lease") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "tools"), [("7", ["desk.read"]), ("4", ["desk.destroy"]), ('"', []), ("", []), ("%", [])]
+)
+def test_what_touched_a_value_is_found_in_the_arguments_that_were_kept(
+    told: Told, value: str, tools: list[str]
+) -> None:
+    assert told.rows("touched", "tool", value=value) == tools
+
+
+def test_definitions_count_the_calls_that_were_made_under_them(told: Told) -> None:
+    rows = told.rows("definitions", "tool", "calls", "definition")
+
+    assert [row[:2] for row in rows] == [("desk.destroy", 1), ("desk.read", 2), ("desk.write", 3)]
+    assert len({row[2] for row in rows}) == 3
+
+
+def test_what_destroyed_something_is_told(told: Told) -> None:
+    assert told.rows("destroyed", "subject", "call_id") == [("cat", told.id("destroy"))]
+
+
+def test_calls_outside_the_usual_hours_are_those_that_are_not_inside(told: Told) -> None:
+    assert told.rows("outside-hours", "entry", hours="00-24") == []
+    assert len(told.rows("outside-hours", "entry", hours="00-00")) == 11
+
+
+def test_clients_and_callers_are_counted(told: Told) -> None:
+    assert told.rows("clients", "client", "subjects", "calls") == [(None, 1, 8), ("desk-bot", 2, 3)]
+    assert told.rows("top-callers", "tenant", "subject", "calls", "refused") == [
+        ("acme", "ann", 8, 2),
+        ("acme", "cat", 2, 0),
+        ("acme", "bob", 1, 1),
+    ]
+
+
+def test_latencies_are_those_of_calls_that_ended(told: Told) -> None:
+    rows = told.rows("latency", "tool", "calls", "p50_ms", "p99_ms", "max_ms")
+
+    assert {row[:2] for row in rows} == {("desk.write", 3), ("desk.read", 2), ("desk.destroy", 1)}
+    assert all(0 <= p50 <= p99 == most for _, _, p50, p99, most in rows)
+
+
+def test_the_first_use_of_a_tool_is_told_for_each_subject(told: Told) -> None:
+    firsts = told.rows("first-use", "subject", "tool", "call_id")
+
+    assert firsts == [
+        ("cat", "desk.read", told.id("in a run")),
+        ("cat", "desk.destroy", told.id("destroy")),
+        ("ann", "desk.write", told.id("write")),
+        ("ann", "desk.read", told.id("read")),
+    ]
+    assert told.rows("first-use", "tool", subject="cat", tool="desk.read") == ["desk.read"]
+
+
+def test_a_writer_has_its_begin_and_its_end(told: Told) -> None:
+    rows = told.rows("gaps", "entry", "kind", "stop_entry")
+
+    assert rows == [(1, "writer_start", told.entry("in a run") + 1), (0, "genesis", None)]
+
+
+def test_a_call_is_covered_by_the_first_checkpoint_behind_its_end(told: Told) -> None:
+    last = told.entry("in a run")
+
+    assert told.rows("published", "checkpoint", "proof", call=told.id("in a run")) == [
+        (last + 1, f"toolgate ledger prove {last}")
+    ]
+    checkpoints = told.rows("checkpoints", "size", "root")
+    assert [size for size, _ in checkpoints] == [last + 2, last + 1]
+    assert all(len(root) == 44 and root.endswith("=") for _, root in checkpoints)
+
+
+def test_arguments_are_shown_as_they_were_kept(told: Told) -> None:
+    assert told.rows("arguments", "field", "kept", "value", call=told.id("write")) == [
+        ("arguments", 1, '{"amount":2}'),
+        ("result", 1, '{"number":2}'),
+    ]
+
+
+def test_nobody_has_read_nobody_was_refused_a_token_and_nobody_is_erased(told: Told) -> None:
+    for query in ("who-read", "auth-failures", "erased"):
+        assert told.rows(query, "entry" if query != "erased" else "who") == []
+
+
+def test_somebody_whose_name_was_erased_stays_in_the_ledger_as_a_pseudonym(
+    told: Told, tmp_path: Path
+) -> None:
+    copy = _copied(told.database, tmp_path / "copy.db")
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("DELETE FROM pseudonym WHERE json_extract(CAST(value AS TEXT), '$[2]') = 'cat'")
+        connection.commit()
+    erased = Told(copy, {})
+
+    ((who, calls),) = erased.rows("erased", "who", "calls")
+    assert calls == 2
+    assert erased.rows("calls", "subject", subject=who) == [who, who]
+    assert erased.rows("calls", "subject", subject="cat") == []
+
+
+async def test_a_call_that_was_lost_is_unknown_until_it_is_asked_again(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        gate.desk.hold = asyncio.Event()
+        calling = asyncio.create_task(gate.call("desk.write", 1, key=KEYS[0]))
+        await gate.desk.at_work.wait()
+        before = Told(gate.database, {})
+        assert before.rows("unknowns", "status", "why") == [("opened", "no end is recorded")]
+        assert before.rows("calls", "status", "end_entry") == [("open", None)]
+        gate.desk.hold.set()
+        await calling
+        assert before.rows("unknowns", "status") == []
+
+
+def test_an_answer_says_that_there_is_more(told: Told) -> None:
+    found = ask(told.database, BY_NAME["calls"], {}, most=10)
+
+    assert (len(found.rows), found.more) == (10, True)
+    assert not ask(told.database, BY_NAME["calls"], {}, most=11).more
+
+
+def test_every_question_is_tested_here_and_explained() -> None:
+    tests = Path(__file__).read_text("utf-8")
+    page = (Path(__file__).resolve().parents[1] / "docs/reference/queries.md").read_text("utf-8")
+
+    for query in QUERIES:
+        assert f'"{query.name}"' in tests, query.name
+        assert f"## `{query.name}`" in page, query.name
+
+
+def test_every_column_is_explained(told: Told) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/reference/queries.md").read_text("utf-8")
+    beside: dict[Filter, str] = {"value": "7", "hours": "08-18", "run": "nightly", "call": told.id("write")}
+    for query in QUERIES:
+        asked: Any = {name: text for name, text in beside.items() if name in query.needed}
+        section = page.split(f"## `{query.name}`\n")[1].split("\n## ")[0]
+        for column in ask(told.database, query, asked, most=1).columns:
+            assert f"`{column}`" in section, f"{query.name} {column}"
+
+
+# --- one entry
+
+
+def test_an_entry_is_shown_with_names_and_the_values_that_it_commits_to(told: Told) -> None:
+    shown = show(told.database, told.entry("write"))
+
+    assert shown.body["kind"] == "outcome"
+    assert list(shown.names.values()) == ["ann"]
+    (result,) = shown.committed
+    assert (result.field, result.value, result.opens) == ("result", {"number": 2}, True)
+
+
+def test_a_value_that_was_changed_does_not_open_its_commitment(told: Told, tmp_path: Path) -> None:
+    copy = _copied(told.database, tmp_path / "copy.db")
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("UPDATE payload SET value = CAST('{\"number\":3}' AS BLOB) WHERE field = 'result'")
+        connection.execute("UPDATE payload SET value = NULL WHERE field = 'arguments'")
+        connection.commit()
+
+    (result,) = show(copy, told.entry("write")).committed
+    assert (result.value, result.opens) == ({"number": 3}, False)
+    (arguments,) = show(copy, told.entry("write") - 2).committed
+    assert (arguments.kept, arguments.opens) == (False, None)
+
+
+def test_an_entry_that_is_not_there_is_said_to_be_none(told: Told) -> None:
+    with pytest.raises(NothingRecorded, match="there is no entry 999"):
+        show(told.database, 999)
+
+
+# --- times
+
+
+@pytest.mark.parametrize(
+    ("words", "moment"),
+    [
+        ("2026-03-01", datetime(2026, 3, 1, tzinfo=UTC)),
+        ("2026-03-01T12:30", datetime(2026, 3, 1, 12, 30, tzinfo=UTC)),
+        ("2026-03-01T12:30:00+02:00", datetime(2026, 3, 1, 10, 30, tzinfo=UTC)),
+        ("7d", datetime(2026, 3, 24, tzinfo=UTC)),
+        ("24h", datetime(2026, 3, 30, tzinfo=UTC)),
+        ("90m", datetime(2026, 3, 30, 22, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_a_date_or_so_long_ago(words: str, moment: datetime) -> None:
+    assert moment_in(words, datetime(2026, 3, 31, tzinfo=UTC)) == int(moment.timestamp()) * 1_000_000
+
+
+@pytest.mark.parametrize("words", ["", "yesterday", "7", "-7d", "7y", "999999w", "2026-13-01", "1; DROP"])
+def test_what_is_no_time_is_refused(words: str) -> None:
+    with pytest.raises(ValueError, match=r"is no time|before all times"):
+        moment_in(words, datetime(2026, 3, 31, tzinfo=UTC))
+
+
+# --- the tables and the views
+
+
+def test_the_migrations_make_the_tables_that_the_program_declares(tmp_path: Path) -> None:
+    migrated, declared = tmp_path / "migrated.db", tmp_path / "declared.db"
+    prepare(migrated)
+    Stored.metadata.create_all(create_engine(URL.create("sqlite", database=str(declared))))
+
+    engine = create_engine(URL.create("sqlite", database=str(migrated)))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Stored.metadata) == []
+    assert _shape(migrated) == _shape(declared)
+
+
+def test_a_ledger_of_the_first_revision_is_brought_up_with_its_tree(tmp_path: Path) -> None:
+    told = asyncio.run(_a_story(tmp_path))
+    before = _tree(told.database)
+    _take_back_to_the_first_revision(told.database)
+    with pytest.raises(LedgerUnavailable, match="none of the views"):
+        ask(told.database, BY_NAME["calls"], {}, most=1)
+
+    asyncio.run(ledger_in(tmp_path).aclose())
+
+    assert _tree(told.database) == before, "nothing was written, so the tree is the same"
+    assert len(told.rows("calls", "entry")) == 11
+
+
+# --- at a shell
+
+
+@pytest.fixture
+def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a deployment's folder, on a wide terminal, after one call and one refusal."""
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("COLUMNS", "300")
+    done("call", "notes.add", "--args", '{"text": "once"}', "--key", KEYS[0])
+    run("call", "notes.remove", "--args", '{"id": 1}', "--key", KEYS[1])
+    return root
+
+
+@pytest.mark.usefixtures("here")
+def test_without_a_name_the_questions_are_listed() -> None:
+    assert {named["name"] for named in document("ledger", "query")} == set(BY_NAME)
+    assert "Who called which tool" in done("ledger", "query")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_question_is_answered_for_people_and_for_programs() -> None:
+    calls = document("ledger", "query", "calls", "--tool", "notes.add", "--since", "1h")
+
+    assert [(call["subject"], call["status"]) for call in calls] == [("mia", "done")]
+    table = done("ledger", "query", "approvals")
+    assert "N04" in table
+    assert "notes.remove" in table
+
+
+@pytest.mark.usefixtures("here")
+def test_more_rows_than_were_asked_for_are_announced() -> None:
+    result = run("ledger", "query", "calls", "--most", "1", "--json")
+
+    assert len(json.loads(result.stdout)) == 1
+    assert "there are more than 1" in result.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_who_reads_is_recorded_before_anything_is_shown() -> None:
+    done("ledger", "query", "calls", "--subject", "mia")
+    reads = document("ledger", "query", "who-read")
+
+    assert [read["query"] for read in reads] == ["who-read", "calls"]
+    assert json.loads(reads[1]["asked"]) == {"most": 100, "subject": "mia"}
+    assert reads[0]["reader"] == reads[1]["reader"] != ""
+    shown = document("ledger", "show", str(reads[1]["entry"]))
+    assert shown["body"]["kind"] == "audit_read"
+    assert shown["names"] == {shown["body"]["by"]: reads[1]["reader"]}
+
+
+def test_nothing_is_shown_where_the_reading_cannot_be_recorded(here: Path) -> None:
+    (here / "data" / "checkpoint").unlink()
+
+    result = run("ledger", "query", "calls")
+
+    assert result.exit_code == 1
+    assert "mia" not in result.output
+    assert "checkpoint" in faults("ledger", "show", "0")
+
+
+def test_reading_a_copy_is_not_recorded_and_needs_no_deployment(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = _copied(here / "data" / "toolgate.db", tmp_path / "copy.db")
+    monkeypatch.chdir(tmp_path)
+    before = copy.read_bytes()
+
+    assert len(document("ledger", "query", "calls", "--db", str(copy))) == 2
+    assert document("ledger", "show", "0", "--db", str(copy))["body"]["kind"] == "genesis"
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_spreadsheet_runs_nothing_of_what_a_caller_wrote() -> None:
+    for name in ("=1+1", "+1", "-1", "@x", "plain"):
+        run("call", "--", name)
+
+    rows = list(csv.DictReader(io.StringIO(done("ledger", "query", "denials", "--csv"))))
+
+    asked = {row["asked"] for row in rows}
+    assert {"'=1+1", "'+1", "'-1", "'@x", "plain"} <= asked
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+
+
+@pytest.mark.usefixtures("here")
+def test_an_entry_is_shown_to_people_with_what_it_commits_to() -> None:
+    (call,) = document("ledger", "query", "calls", "--tool", "notes.add")
+
+    said = done("ledger", "show", str(call["entry"]))
+
+    assert "is mia" in said
+    assert '{"text": "once"} (as committed)' in said
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nonsense",), "there is no query 'nonsense'"),
+        (("run",), "run needs --run"),
+        (("changes", "--tool", "x"), "changes takes no --tool"),
+        (("calls", "--since", "someday"), "is no time"),
+        (("outside-hours", "--hours", "8-6pm"), "are no hours"),
+        (("calls", "--most", "0"), "--most"),
+    ],
+)
+def test_a_question_that_is_asked_wrongly_ends_with_2_and_is_not_recorded(
+    words: tuple[str, ...], said: str
+) -> None:
+    result = run("ledger", "query", *words)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert [read["query"] for read in document("ledger", "query", "who-read")] == ["who-read"]
+
+
+def test_a_file_that_is_no_ledger_is_said_to_be_none(tmp_path: Path) -> None:
+    missing, text_, foreign = tmp_path / "none.db", tmp_path / "text.db", tmp_path / "foreign.db"
+    text_.write_text("no database, but long enough to be looked at as one " * 20, "utf-8")
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE mine (id)")
+        connection.commit()
+
+    for file, said in (
+        (missing, "there is no ledger at"),
+        (text_, "text.db cannot be read"),
+        (foreign, "has"),
+    ):
+        assert said in faults("ledger", "query", "calls", "--db", str(file))
+    assert not missing.exists()
+
+
+def test_a_deployment_that_has_no_ledger_yet_gets_none_by_being_asked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+
+    assert "nothing was called yet" in faults("ledger", "query", "calls")
+    assert not (root / "data" / "toolgate.db").exists()
+
+
+def _copied(database: Path, copy: Path) -> Path:
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE").fetchall()
+    return copy
+
+
+def _tree(database: Path) -> list[Any]:
+    tables = (
+        "ledger_entry",
+        "ledger_node",
+        "ledger_tip",
+        "ledger_checkpoint",
+        "payload",
+        "pseudonym",
+        "claim",
+    )
+    with closing(sqlite3.connect(database)) as connection:
+        return [connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in tables]  # noqa: S608
+
+
+def _take_back_to_the_first_revision(database: Path) -> None:
+    """Leave what a database had before there were views."""
+    fresh = database.with_name("fresh.db")
+    engine = create_engine(URL.create("sqlite", database=str(fresh)))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        kept = {row.name for row in connection.execute(text("SELECT name FROM sqlite_master"))}
+    with closing(sqlite3.connect(database)) as connection:
+        later = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
+        for kind, name in later:
+            if name not in kept:
+                connection.execute(f"DROP {kind} {name}")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.commit()
+
+
+def _shape(database: Path) -> dict[str, Any]:
+    """Tables and indexes as SQLite sees them, and the conditions of partial indexes."""
+    shape: dict[str, Any] = {}
+    with closing(sqlite3.connect(database)) as connection:
+        for name, sql in _declared(connection, "table"):
+            shape[name] = connection.execute(f"PRAGMA table_info({name})").fetchall()
+            shape[f"{name}, its rowid"] = "WITHOUT ROWID" in sql
+        for name, sql in _declared(connection, "index"):
+            columns = connection.execute(f"PRAGMA index_xinfo({name})").fetchall()
+            shape[name] = ("UNIQUE" in sql, [row[2] for row in columns], sql.partition(" WHERE ")[2].strip())
+    return shape
+
+
+def _declared(connection: sqlite3.Connection, kind: str) -> Generator[tuple[str, str]]:
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = ? AND sql <> ''", (kind,))
+    for name, sql in found.fetchall():
+        if name != "alembic_version":
+            yield name, " ".join(sql.replace('"', "").split())
