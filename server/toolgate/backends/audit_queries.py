@@ -101,7 +101,7 @@ def ask(database: Path, query: NamedQuery, asked: Filters, *, most: int) -> Foun
         with reader(database).connect() as connection:
             connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KB}")
             statement = text(query.statement(asked))
-            values: dict[str, Any] = {**asked, "most": most + 1}
+            values: dict[str, Any] = {"most": most + 1} | {str(name): said for name, said in asked.items()}
             for kind in sorted(_PSEUDONYMS & set(asked)):
                 statement = statement.bindparams(bindparam(kind, expanding=True))
                 values[kind] = _pseudonyms(connection, kind, values[kind])
