@@ -5,7 +5,7 @@ empty, and a ledger that can lose its disk at a given step.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,6 +113,9 @@ class Desk:
             await context.remember({"token": "t"})
         context.sending()
         self.effects += 1
+        return await self._after_the_send(amount, context)
+
+    async def _after_the_send(self, amount: Amount, context: Context["Desk"]) -> Receipt:
         match self.behaviour:
             case "bug after send":
                 raise RuntimeError("a bug")
@@ -220,7 +223,13 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    folder: Path, *, seconds: float = 5.0, without_key: WithoutKey = "allow", patience: float = 10.0
+    folder: Path,
+    *,
+    seconds: float = 5.0,
+    without_key: WithoutKey = "allow",
+    patience: float = 10.0,
+    wait: float = 2.0,
+    clock: Callable[[], datetime] = now,
 ) -> AsyncGenerator[Rig]:
     """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
@@ -229,7 +238,7 @@ async def rig(
         for effect in ("read", "write", "destroy")
     ]
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
-    parts = ledger_in(folder, patience=patience)
+    parts = ledger_in(folder, patience=patience, wait=wait, clock=clock)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
         rulebook=lambda: rulebook,
@@ -247,7 +256,9 @@ async def rig(
         await parts.aclose()
 
 
-def ledger_in(folder: Path, *, patience: float = 10.0, wait: float = 2.0) -> SqliteLedger:
+def ledger_in(
+    folder: Path, *, patience: float = 10.0, wait: float = 2.0, clock: Callable[[], datetime] = now
+) -> SqliteLedger:
     """Open a ledger in `folder`, whose key is made when it is not there."""
     key = folder / "ledger.key"
     if not key.exists():
@@ -259,7 +270,7 @@ def ledger_in(folder: Path, *, patience: float = 10.0, wait: float = 2.0) -> Sql
         patience=patience,
         wait=wait,
     )
-    return open_sqlite_ledger(files, LogKey.read(key), now=now, random=RandomPool().take)
+    return open_sqlite_ledger(files, LogKey.read(key), now=clock, random=RandomPool().take)
 
 
 def _policy(folder: Path) -> CasbinPolicy:
