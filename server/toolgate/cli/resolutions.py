@@ -201,6 +201,7 @@ _SETTLED: Final = {
 }
 _OPEN: Final = {
     "found": "It is still unknown.",
-    "not_found": "The system has nothing of it yet; that is conclusive from {until} UTC on. Ask again then.",
+    "not_found": "The system has nothing of it yet; that is conclusive from {until} UTC on, and when the "
+    "process that sent it has ended. Ask again then.",
     "cannot_tell": "The system cannot tell now, or was asked a moment ago. Ask later, or look yourself.",
 }
