@@ -1,0 +1,1 @@
+"""Kills gates in the middle of calls, wherever it matters, and looks whether the promises were kept."""
