@@ -6,6 +6,7 @@ COPY requirements requirements
 RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/run.lock
 COPY server server
 COPY adapters adapters
+COPY tools tools
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM python:3.12-slim AS environment
