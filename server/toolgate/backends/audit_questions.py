@@ -142,8 +142,9 @@ QUERIES: Final = (
         sql="""
             SELECT d.tool, d.definition, d.calls, f.time AS first, l.time AS last
             FROM (
-                SELECT tool, definition, count(*) AS calls, min(entry) AS first, max(entry) AS last
-                FROM audit_calls_v1 WHERE kind = 'intent' AND {where} GROUP BY +tool, definition
+                SELECT max(tool) AS tool, definition, count(*) AS calls, min(entry) AS first,
+                    max(entry) AS last
+                FROM audit_calls_v1 WHERE kind = 'intent' AND {where} GROUP BY definition
             ) d JOIN audit_calls_v1 f ON f.entry = d.first JOIN audit_calls_v1 l ON l.entry = d.last
             ORDER BY d.tool, d.first
         """,
@@ -175,12 +176,12 @@ QUERIES: Final = (
         name="clients",
         question="Which clients called, for how many subjects, and when first and last?",
         sql="""
-            SELECT c.tenant, COALESCE(n.clear, c.client_id) AS client, c.subjects, c.calls,
+            SELECT n.tenant, COALESCE(n.clear, c.client_id) AS client, c.subjects, c.calls,
                 f.time AS first, l.time AS last
             FROM (
-                SELECT tenant, client_id, count(DISTINCT who) AS subjects, count(*) AS calls,
+                SELECT client_id, count(DISTINCT who) AS subjects, count(*) AS calls,
                     min(entry) AS first, max(entry) AS last
-                FROM audit_calls_v1 WHERE {where} GROUP BY +tenant, client_id
+                FROM audit_calls_v1 WHERE {where} GROUP BY client_id
             ) c JOIN audit_calls_v1 f ON f.entry = c.first JOIN audit_calls_v1 l ON l.entry = c.last
             LEFT JOIN audit_names_v1 n ON n.pseudonym = c.client_id
             ORDER BY c.calls DESC, client
