@@ -10,11 +10,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, SecretStr
 
-from toolgate.adapter import Context, Credential, NothingDone, Operation, OutcomeUnknown, Sending
+from toolgate.adapter import (
+    CannotTell,
+    Context,
+    Credential,
+    Found,
+    NotFound,
+    NothingDone,
+    Operation,
+    OutcomeUnknown,
+    Sending,
+)
 from toolgate.adapter.context import Effect
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.casbin_policy import CasbinPolicy
@@ -36,7 +46,7 @@ from toolgate.core.ports import Rulebook
 from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
-from toolgate.core.tool import CredentialRole, Terms, Tool, WithoutKey
+from toolgate.core.tool import CredentialRole, Duplicates, Terms, Tool, WithoutKey
 from toolgate.main import new_call_id, now
 
 REPO = Path(__file__).resolve().parents[1]
@@ -83,6 +93,12 @@ class Desk:
     effects: int = 0
     asked: int = 0
     keys: list[str] = field(default_factory=list[str])
+    loses: bool = False
+    """Whether what is sent never arrives."""
+    done: set[str] = field(default_factory=set[str])
+    tells: Literal["the truth", "nothing", "nonsense", "sends", "hangs"] = "the truth"
+    """What it says when it is asked what became of a send."""
+    looked: int = 0
     hold: asyncio.Event | None = None
     """When set, an operation waits for it before it sends."""
     at_work: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,6 +111,25 @@ class Desk:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+    async def find(self, amount: Amount, context: Context["Desk"]) -> Found[Receipt] | NotFound | CannotTell:
+        """Tell what became of an earlier send."""
+        self.looked += 1
+        match self.tells:
+            case "the truth" if context.idempotency_key in self.done:
+                return Found(Receipt(number=amount.amount))
+            case "the truth":
+                return NotFound()
+            case "nothing":
+                return CannotTell("it is closed")
+            case "nonsense":
+                return Found(Receipt.model_construct(number="none"))  # type: ignore[arg-type]
+            case "sends":
+                context.sending()
+                return NotFound()
+            case "hangs":
+                await asyncio.sleep(60)
+                return NotFound()
 
     async def work(self, amount: Amount, context: Context["Desk"]) -> Receipt:
         """Do what was asked."""
@@ -112,7 +147,9 @@ class Desk:
         if self.remembers:
             await context.remember({"token": "t"})
         context.sending()
-        self.effects += 1
+        if not self.loses:
+            self.effects += 1
+            self.done.add(context.idempotency_key)
         return await self._after_the_send(amount, context)
 
     async def _after_the_send(self, amount: Amount, context: Context["Desk"]) -> Receipt:
@@ -230,13 +267,24 @@ async def rig(
     patience: float = 10.0,
     wait: float = 2.0,
     clock: Callable[[], datetime] = now,
+    duplicates: Duplicates = "none",
+    quiet_period: float = 30,
 ) -> AsyncGenerator[Rig]:
     """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
-    tools = [
-        _tool(effect, desk, seconds, without_key if effect != "read" else "allow")
-        for effect in ("read", "write", "destroy")
-    ]
+    tools: list[AdmittedTool] = []
+    for effect in get_args(Effect):
+        terms = Terms(
+            effect=effect,
+            timeout=seconds,
+            duplicates=duplicates,
+            without_key=without_key if effect != "read" else "allow",
+            capture="full",
+            scopes=frozenset(),
+            credential="agent",
+            quiet_period=quiet_period,
+        )
+        tools.append(_tool(desk, terms))
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
     parts = ledger_in(folder, patience=patience, wait=wait, clock=clock)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
@@ -283,9 +331,15 @@ def _policy(folder: Path) -> CasbinPolicy:
     return CasbinPolicy(text)
 
 
-def _tool(effect: Effect, desk: Desk, timeout: float, without_key: WithoutKey) -> AdmittedTool:
+def _tool(desk: Desk, terms: Terms) -> AdmittedTool:
+    effect = terms.effect
     operation = Operation(
-        name=effect, description="Work.", input_model=Amount, output_model=Receipt, run=desk.work
+        name=effect,
+        description="Work.",
+        input_model=Amount,
+        output_model=Receipt,
+        run=desk.work,
+        look_up=desk.find,
     )
     return AdmittedTool(
         name=f"desk.{effect}",
@@ -294,15 +348,7 @@ def _tool(effect: Effect, desk: Desk, timeout: float, without_key: WithoutKey) -
         operation=effect,
         title=effect,
         description="Work.",
-        terms=Terms(
-            effect=effect,
-            timeout=timeout,
-            duplicates="none",
-            without_key=without_key,
-            capture="full",
-            scopes=frozenset(),
-            credential="agent",
-        ),
+        terms=terms,
         input=Schema(closed(Amount.model_json_schema())),
         output=Schema(Receipt.model_json_schema(mode="serialization")),
         credential=CredentialRole(secret="s", sign_in="bearer"),

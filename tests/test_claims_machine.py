@@ -79,7 +79,8 @@ class Claim:
         """Say how a call under the key is answered."""
         if self.asks != asks:
             return "idempotency_conflict"
-        if self.state == "expired" or (self.state != "in_progress" and now >= self.opened + KEPT):
+        known = self.state not in {"in_progress", "unknown"}
+        if self.state == "expired" or (known and now >= self.opened + KEPT):
             return "idempotency_key_expired"
         if self.state in {"failed_retriable", "cancelled_before_send"}:
             return "runs"

@@ -98,9 +98,10 @@ def _troubles(results: Sequence[Result]) -> str:
 
 _PAGE = """# Killed gates
 
-What `make torture` found when it last wrote this page: {kills} gates killed with SIGKILL in the middle of
-{calls} calls, each sent twice at the same time under one key and asked again until it was known what
-became of it ({answers} answers). `make crash` does the same with 300 kills in some minutes.
+What was found when this page was last written: {kills} gates killed with SIGKILL in the middle of {calls}
+calls, each sent twice at the same time under one key and asked again until it was known what became of it
+({answers} answers). `make torture` writes the page anew, with 3000 kills; `make crash` does the same with 300,
+in two or three minutes, and writes nothing.
 
 Each trial runs one or three gates, each a process, on one SQLite ledger, before a system that is a
 process of its own, survives them, and writes down what it did. The system deals with duplicates in one of
@@ -140,6 +141,8 @@ second.
 - PostgreSQL; the gate's ledger is SQLite.
 - A system that acts later than its manifest's `quiet_period` says, or forgets keys earlier than `key_ttl`
   says.
+- By chance, hardly ever: a gate that is stopped between saying that it sends and sending, until its call was
+  taken for lost, and whose request is then late as well.
 - Callers that use a new key for the same wish.
 - A `natural` system on which others set the same state in between.
 """

@@ -77,9 +77,16 @@ class SqlDoubts:
             claimed = self._claims.of_call(batch, earlier.call_id)
             if claimed is None:
                 return
-            entry = self._entries.about("reconcile", finding.verdict, earlier, claimed.subject, asked=asked)
-            end = batch.append(entry)
             state = finding.state(claimed.earlier, self._now())
+            entry = self._entries.about(
+                "reconcile",
+                finding.verdict,
+                earlier,
+                claimed.subject,
+                asked=asked,
+                settles=state is not None,
+            )
+            end = batch.append(entry)
             if state is not None:
                 outcome = finding.outcome if finding.outcome is not None else NOTHING_THERE
                 self._claims.resolve(batch, earlier, outcome, state, end)
