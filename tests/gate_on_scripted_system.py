@@ -269,6 +269,7 @@ async def rig(
     clock: Callable[[], datetime] = now,
     duplicates: Duplicates = "none",
     quiet_period: float = 30,
+    every: float = 1.0,
 ) -> AsyncGenerator[Rig]:
     """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
@@ -286,7 +287,7 @@ async def rig(
         )
         tools.append(_tool(desk, terms))
     rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
-    parts = ledger_in(folder, patience=patience, wait=wait, clock=clock)
+    parts = ledger_in(folder, patience=patience, wait=wait, clock=clock, every=every)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
         rulebook=lambda: rulebook,
@@ -305,7 +306,12 @@ async def rig(
 
 
 def ledger_in(
-    folder: Path, *, patience: float = 10.0, wait: float = 2.0, clock: Callable[[], datetime] = now
+    folder: Path,
+    *,
+    patience: float = 10.0,
+    wait: float = 2.0,
+    clock: Callable[[], datetime] = now,
+    every: float = 1.0,
 ) -> SqliteLedger:
     """Open a ledger in `folder`, whose key is made when it is not there."""
     key = folder / "ledger.key"
@@ -317,6 +323,7 @@ def ledger_in(
         spill=folder / "spill",
         patience=patience,
         wait=wait,
+        every=every,
     )
     return open_sqlite_ledger(files, LogKey.read(key), now=clock, random=RandomPool().take)
 

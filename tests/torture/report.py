@@ -100,7 +100,7 @@ _PAGE = """# Killed gates
 
 What was found when this page was last written: {kills} gates killed with SIGKILL in the middle of {calls}
 calls, each sent twice at the same time under one key and asked again until it was known what became of it
-({answers} answers). `make torture` writes the page anew, with 3000 kills; `make crash` does the same with 300,
+({answers} answers). `make torture` writes the page anew, with 3000 kills; `make crash` the same with 300,
 in two or three minutes, and writes nothing.
 
 Each trial runs one or three gates, each a process, on one SQLite ledger, before a system that is a

@@ -102,6 +102,7 @@ class Checkpoints:
         self._key, self._file, self._every = key, file, every
         self._size = self._published = 0
         self._since = time.monotonic()
+        self._not_before = 0.0
 
     @property
     def origin(self) -> str:
@@ -118,13 +119,17 @@ class Checkpoints:
         """Seconds until something must be published; None while there is nothing."""
         if self._size <= self._published:
             return None
-        if self._size - self._published >= AT_MOST:
-            return 0.0
-        return max(0.0, self._since + self._every - time.monotonic())
+        many = self._size - self._published >= AT_MOST
+        at = max(self._not_before, 0.0 if many else self._since + self._every)
+        return max(0.0, at - time.monotonic())
 
     def is_due(self) -> bool:
         """Whether something must be published now."""
         return self.due_in() == 0.0
+
+    def put_off(self) -> None:
+        """Try again after a while: it could not be published."""
+        self._not_before = time.monotonic() + self._every
 
     def guard(self, connection: sqlite3.Connection) -> None:
         """Check that the database holds what was published, and finish a change of the key that broke off.

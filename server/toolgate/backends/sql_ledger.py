@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -78,20 +78,23 @@ class SqlLedger:
         self._now, self._wait = now, wait
         self._governed_by: dict[str, str] = {}
         self._configs: dict[str, int] = {}
-        self._running: dict[str, asyncio.Event] = {}
+        self._running: dict[int, _Running] = {}
+        """By the intent."""
 
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
     ) -> Opened | Answer | InDoubt:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
         asked = _Asked(call, tool, decision, await self._names(call, book), last_word)
+        opened: Opened | Answer | InDoubt | Busy
         if call.key is None and tool.terms.effect == "read":
-            return await self._open_unclaimed(asked)
-        opened = await self._writer.begin(partial(self._try_to_open, asked))
+            opened = await self._open_unclaimed(asked)
+        else:
+            opened = await self._writer.begin(partial(self._try_to_open, asked))
         if isinstance(opened, Busy):
             opened = await self._after_the_first(asked, opened)
         if isinstance(opened, Opened):
-            self._running[opened.call_id] = asyncio.Event()
+            self._running[opened.intent] = _Running(asked.names)
         return opened
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
@@ -109,7 +112,8 @@ class SqlLedger:
         self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
     ) -> Closed:
         """Record the end and settle the claim; what cannot be recorded is kept outside, and withheld."""
-        names = await self._pseudonyms.names(call, opened.config)
+        running = self._running[opened.intent]
+        names = running.names
         ending = Ending(
             opened=opened,
             owner=self._writer.owners.me,
@@ -124,8 +128,8 @@ class SqlLedger:
         try:
             return await self._endings.record(ending)
         finally:
-            if (running := self._running.pop(opened.call_id, None)) is not None:
-                running.set()
+            del self._running[opened.intent]
+            running.ended.set()
 
     async def refuse(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
@@ -175,19 +179,19 @@ class SqlLedger:
     async def _open_unclaimed(self, asked: "_Asked") -> Opened:
         entry = self._intent(asked, self._first(asked))
         intent = await self._writer.begin(lambda batch: batch.append(entry))
-        return Opened(
-            call_id=asked.call.id, intent=intent, config=asked.names.config, claimed=False, remembered={}
-        )
+        return Opened(call_id=asked.call.id, intent=intent, claimed=False, remembered={})
 
     async def _after_the_first(self, asked: "_Asked", busy: Busy) -> Opened | Answer | InDoubt:
         """Wait a bounded time for the first call under the key, whichever process runs it."""
-        give_up = self._now() + timedelta(seconds=self._wait)
-        pause = FIRST_LOOK
-        while self._now() < give_up:
-            running = self._running.get(busy.call_id)
-            with contextlib.suppress(TimeoutError):
-                # One that runs here says when it has ended; for another process's, we have to look.
-                await asyncio.wait_for((running or asyncio.Event()).wait(), self._wait if running else pause)
+        time = asyncio.get_running_loop().time
+        give_up, pause = time() + self._wait, FIRST_LOOK
+        while (left := give_up - time()) > 0:
+            running = self._running.get(busy.intent)
+            if running is None:  # another process's: we have to look
+                await asyncio.sleep(min(pause, left))
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(running.ended.wait(), left)
             pause = min(2 * pause, LONGEST_LOOK)
             opened = await self._writer.begin(partial(self._try_to_open, asked))
             if not isinstance(opened, Busy):
@@ -225,7 +229,6 @@ class SqlLedger:
             call_id=attempt.call_id,
             intent=intent,
             attempt=attempt.number,
-            config=asked.names.config,
             resent=attempt.resent,
             remembered=attempt.remembered,
         )
@@ -257,6 +260,14 @@ class SqlLedger:
 
     def _lapse(self, tool: Tool) -> datetime:
         return self._now() + timedelta(seconds=tool.terms.timeout) + GRACE
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A call that runs in this process."""
+
+    names: Names
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True)

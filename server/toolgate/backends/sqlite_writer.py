@@ -285,6 +285,7 @@ class SqliteWriter:
             try:
                 self._publish()
             except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+                self._checkpoints.put_off()
                 log.warning("no checkpoint could be published: %s", cause(error))
 
     def _fold_after(self, jobs: int) -> None:

@@ -34,8 +34,6 @@ class Opened:
     intent: int
     """The ledger entry of this attempt's intent."""
     attempt: int = 1
-    config: int = 0
-    """The entry that says what governed it."""
     claimed: bool = True
     """Whether a claim row stands behind it; a read without a key needs none."""
     resent: bool = False
