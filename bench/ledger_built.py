@@ -182,7 +182,7 @@ class Builder:
             call,
             tool,
             names,
-            Opened(call_id=call.id, intent=intent, config=self._config, claimed=claimed, remembered={}),
+            Opened(call_id=call.id, intent=intent, claimed=claimed, remembered={}),
             fate,
         )
 

@@ -45,6 +45,28 @@ async def test_an_owner_that_is_stopped_before_it_sends_sends_nothing_when_it_wa
     assert len(_entries(tmp_path, "late_outcome")) == 1
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_send_of_an_owner_that_was_lost_long_ago_is_waited_for(dies: bool, tmp_path: Path) -> None:
+    slow = {"weather": {"late": 1.0}, "late": (0.45, 0.45)}
+    troubles = [Trouble("before the send", "stop")] + ([Trouble("after the send", "kill")] if dies else [])
+    async with a_stage(tmp_path, slow, mode="query", quiet=0.6, **STILL) as stage:
+        owner, other = await stage.gate(0, tuple(troubles)), await stage.gate(1)
+        asked = asyncio.create_task(owner.ask(1, KEY))
+        await owner.is_stopped()
+        while (reply := await other.ask(1, KEY)) and isinstance(reply.answer.outcome, Refused):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(2.2)  # the quiet period since its loss is over, and the system may be asked again
+        owner.signal(signal.SIGCONT)
+        await asked
+        if dies:
+            await owner.gone.wait()
+        await stage.ask_system(do="calm")
+        await _until_done(other)
+        await asyncio.sleep(0.6)  # what it sent late has arrived by now
+
+        assert len(stage.effects()) == 1
+
+
 @pytest.mark.parametrize("point", ["before the send", "after the send"])
 async def test_an_owner_that_is_stopped_about_its_send_overwrites_nothing_when_it_wakes_up(
     point: Point, tmp_path: Path

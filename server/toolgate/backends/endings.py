@@ -104,7 +104,8 @@ class Endings:
             batch.append(ending.lease)
         index = batch.append(changed(ending.entry, kind="late_outcome") if late else ending.entry)
         if late:
-            self._claims.note_end(batch, opened, ending.owner)
+            until = ending.settlement.until
+            self._claims.note_end(batch, opened.call_id, opened.attempt, ending.owner, until)
         elif opened.claimed:
             self._claims.settle(batch, opened, ending.settlement, index)
         return Closed(entry=index, late=late)

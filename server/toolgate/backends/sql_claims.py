@@ -34,6 +34,7 @@ class Claimed:
 
     earlier: EarlierCall
     tool: str
+    owner: str
     request: JsonObject
     """Empty once it is known what became of it."""
 
@@ -83,6 +84,7 @@ class Claims:
     def known(self, row: sqlite3.Row) -> Claimed:
         """Read a row."""
         state: State = row["state"]
+        ended = row["ended"] == 1
         earlier = EarlierCall(
             call_id=row["call_id"],
             fingerprint=row["fingerprint"].hex(),
@@ -91,13 +93,13 @@ class Claims:
             opened_at=moment(row["opened_at"]),
             until=moment(row["until"]),
             expires_at=moment(row["expires_at"]),
-            owner_gone=row["ended"] == 1 or self._owners.is_gone(row["owner"]),
+            owner_gone=ended or (state == "in_progress" and self._owners.is_gone(row["owner"])),
             intent=row["intent"],
             end=row["end"],
             outcome=_outcome(row["outcome"]),
             remembered=_json(row["remembered"]),
         )
-        return Claimed(earlier, row["tool"], _json(row["request"]))
+        return Claimed(earlier, row["tool"], row["owner"], _json(row["request"]))
 
     def claim(
         self, batch: Batch, call: Call, tool: Tool, attempt: Attempt, intent: int, request: bytes
@@ -148,13 +150,20 @@ class Claims:
         row = {"id_": opened.call_id, "attempt_": opened.attempt, "end": end}
         batch.execute(statement, row | vars(settled))
 
-    def note_end(self, batch: Batch, opened: Opened, owner: str) -> None:
-        """Keep that an attempt which was taken for lost has ended after all: it sends nothing any more."""
-        batch.execute(_NOTE_END, {"id_": opened.call_id, "attempt_": opened.attempt, "owner_": owner})
+    def is_newly_gone(self, claimed: Claimed) -> bool:
+        """Whether a lost call's owner, which was alive when it was lost, has ended without a word since."""
+        earlier = claimed.earlier
+        return earlier.state == "unknown" and not earlier.owner_gone and self._owners.is_gone(claimed.owner)
+
+    def note_end(self, batch: Batch, call_id: str, attempt: int, owner: str, until: int) -> None:
+        """Keep that an attempt which was taken for lost has ended after all: the quiet period begins now."""
+        row = {"id_": call_id, "attempt_": attempt, "owner_": owner, "until": until}
+        batch.execute(_NOTE_END, row)
 
     def lose(self, batch: Batch, earlier: EarlierCall, outcome: Outcome, end: int, until: datetime) -> bool:
         """Take an attempt for lost; False when its owner ended it meanwhile."""
-        lost = {"end": end, "outcome": stored(outcome), "until": micros(until)}
+        ended = int(earlier.owner_gone)
+        lost = {"end": end, "outcome": stored(outcome), "until": micros(until), "ended": ended}
         return batch.execute(_LOSE, lost | _attempt(earlier)).rowcount == 1
 
     def ask(self, batch: Batch, earlier: EarlierCall, now: datetime, pause: timedelta) -> bool:
@@ -242,11 +251,15 @@ _AT_ITS_END: Final[dict[str, Any]] = {name: bindparam(name) for name in ("state"
 _ENDED: Final[dict[str, Any]] = {"ended": 1, **_AT_ITS_END}
 _LEAVE_OPEN = Prepared(update(CLAIM).where(_OPEN).values(**_ENDED))
 _SETTLE = Prepared(update(CLAIM).where(_OPEN).values(request=None, **_ENDED))
-_NOTE_END = Prepared(update(CLAIM).where(_UNKNOWN, CLAIM.c.owner == bindparam("owner_")).values(ended=1))
+_NOTE_END = Prepared(
+    update(CLAIM)
+    .where(_UNKNOWN, CLAIM.c.owner == bindparam("owner_"))
+    .values(ended=1, until=bindparam("until"))
+)
 _LOSE = Prepared(
     update(CLAIM)
     .where(_OPEN)
-    .values(state="unknown", end=bindparam("end"), outcome=bindparam("outcome"), until=bindparam("until"))
+    .values(state="unknown", **{name: bindparam(name) for name in ("end", "outcome", "until", "ended")})
 )
 _ASK = Prepared(
     update(CLAIM).where(_UNKNOWN, CLAIM.c.asked_at < bindparam("before")).values(asked_at=bindparam("now"))

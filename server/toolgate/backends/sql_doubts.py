@@ -14,7 +14,7 @@ from toolgate.backends.sql_claims import Claimed, Claims
 from toolgate.backends.sql_tables import CLAIM, Prepared
 from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import LOST, Doubtful, EarlierCall, Finding, State
+from toolgate.core.claims import LOST, Asked, Doubtful, EarlierCall, Finding, State
 from toolgate.core.errors import NothingRecorded
 from toolgate.core.outcome import Done, Failed, Outcome
 from toolgate.core.tool import Tool
@@ -50,40 +50,50 @@ class SqlDoubts:
     ) -> None:
         self._writer, self._entries, self._claims, self._now = writer, entries, claims, now
 
-    def lose(self, batch: Batch, claimed: Claimed, tool: Tool | None) -> Claimed:
-        """Take a call for lost whose owner is gone or late; gives the claim as it stands then."""
-        quiet = timedelta(seconds=tool.terms.quiet_period) if tool else LONG
+    def seen(self, batch: Batch, claimed: Claimed, tool: Tool | None) -> Claimed:
+        """Give a claim as it stands now: a call whose owner is gone or late is taken for lost.
+
+        A quiet period begins when that is noticed, and anew when an owner that was alive then is found gone.
+        """
         earlier = claimed.earlier
-        entry = self._entries.about("unknown", LOST.code, earlier, claimed.subject)
-        end = batch.append(entry)
-        self._claims.lose(batch, earlier, LOST, end, self._now() + quiet)
+        quiet = timedelta(seconds=tool.terms.quiet_period) if tool else LONG
+        until = self._now() + quiet
+        if earlier.is_lost(self._now()):
+            end = batch.append(self._entries.about("unknown", LOST.code, earlier, claimed.subject))
+            self._claims.lose(batch, earlier, LOST, end, until)
+        elif self._claims.is_newly_gone(claimed):
+            self._claims.note_end(batch, earlier.call_id, earlier.attempt, claimed.owner, micros(until))
+        else:
+            return claimed
         return self._claims.of_call(batch, earlier.call_id) or claimed
 
-    async def asked(self, earlier: EarlierCall) -> int | None:
+    async def asked(self, earlier: EarlierCall, tool: Tool) -> Asked | None:
         """Record that the system is about to be asked; None when it was asked a moment ago, or is settled."""
 
-        def work(batch: Batch) -> int | None:
+        def work(batch: Batch) -> Asked | None:
             claimed = self._claims.of_call(batch, earlier.call_id)
             if claimed is None or not self._claims.ask(batch, earlier, self._now(), PAUSE):
                 return None
-            return batch.append(self._entries.about("reconcile", "asked", earlier, claimed.subject))
+            known = self.seen(batch, claimed, tool).earlier
+            entry = batch.append(self._entries.about("reconcile", "asked", earlier, claimed.subject))
+            return Asked(entry=entry, conclusive=known.owner_gone and self._now() >= known.until)
 
         return await self._writer.begin(work)
 
-    async def found(self, earlier: EarlierCall, asked: int, finding: Finding) -> None:
+    async def found(self, earlier: EarlierCall, asked: Asked, finding: Finding) -> None:
         """Record what the system said, and settle the claim when that says enough."""
 
         def work(batch: Batch) -> None:
             claimed = self._claims.of_call(batch, earlier.call_id)
             if claimed is None:
                 return
-            state = finding.state(claimed.earlier, self._now())
+            state = finding.state(asked)
             entry = self._entries.about(
                 "reconcile",
                 finding.verdict,
                 earlier,
                 claimed.subject,
-                asked=asked,
+                asked=asked.entry,
                 settles=state is not None,
             )
             end = batch.append(entry)
@@ -104,9 +114,7 @@ class SqlDoubts:
             claimed = self._claims.of_call(batch, call_id)
             if claimed is None:
                 return f"no call {call_id} is recorded as a write or under a key"
-            if claimed.earlier.is_lost(self._now()):
-                claimed = self.lose(batch, claimed, None)
-            earlier = claimed.earlier
+            earlier = self.seen(batch, claimed, None).earlier
             if earlier.state != "unknown":
                 return f"call {call_id} is not unknown: it is {earlier.state}"
             status = "nothing_done" if outcome is None else "done"
@@ -127,8 +135,8 @@ class SqlDoubts:
 
         def work(batch: Batch) -> Doubtful | None:
             claimed = self._claims.of_call(batch, call_id)
-            if claimed is not None and claimed.earlier.is_lost(self._now()):
-                claimed = self.lose(batch, claimed, find(claimed.tool))
+            if claimed is not None:
+                claimed = self.seen(batch, claimed, find(claimed.tool))
             if claimed is None or claimed.earlier.state != "unknown":
                 return None
             return _doubtful(claimed, self._now())
@@ -141,8 +149,7 @@ class SqlDoubts:
         def work(batch: Batch) -> list[Doubtful]:
             now = self._now()
             for claimed in self._read(batch, _IN_PROGRESS, {"most": _MOST_AT_ONCE}):
-                if claimed.earlier.is_lost(now):
-                    self.lose(batch, claimed, find(claimed.tool))
+                self.seen(batch, claimed, find(claimed.tool))
             before = {"until": micros(now), "before": micros(now - PAUSE), "most": _MOST_AT_ONCE}
             return [_doubtful(claimed, now) for claimed in self._read(batch, _UNKNOWN, before)]
 

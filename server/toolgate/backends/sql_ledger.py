@@ -205,9 +205,7 @@ class SqlLedger:
         claimed = self._claims.standing_in_the_way(batch, call, tool)
         if claimed is None:
             return self._claim(batch, asked, self._first(asked))
-        if claimed.earlier.is_lost(self._now()):
-            claimed = self._doubts.lose(batch, claimed, tool)
-        earlier = claimed.earlier
+        earlier = self._doubts.seen(batch, claimed, tool).earlier
         if call.key is None:
             return self._repeated(batch, asked, answer_to_repetition(earlier, call))
         match answer_under_key(earlier, call, tool.terms):

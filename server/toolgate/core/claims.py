@@ -80,7 +80,8 @@ class EarlierCall:
     expires_at: datetime
     """When its answer is forgotten."""
     owner_gone: bool
-    """The process that ran it has ended, or recorded the attempt's end: it will send nothing any more."""
+    """The process that ran it has ended, or recorded the attempt's end: it will send nothing any more. Of an
+    unknown call, this counts from when it was noticed, and `until` is a quiet period later."""
     intent: int
     end: int | None
     outcome: Outcome | None
@@ -97,6 +98,16 @@ class EarlierCall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question to a system about a call in doubt, as it was recorded before it was put."""
+
+    entry: int
+    conclusive: bool
+    """Whether finding nothing shows that nothing happened: when the question was put, nobody was left who
+    might still send, and nothing that was sent could be on its way any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What a system says became of an earlier send."""
 
@@ -104,17 +115,11 @@ class Finding:
     outcome: Done | None = None
     """With `found`: the result."""
 
-    def state(self, earlier: EarlierCall, now: datetime) -> State | None:
-        """Give the state that it shows the call to be in, or None when it does not show it.
-
-        That there is nothing shows that nothing happened only when nothing can be on its way any more, and
-        nobody is left who might still send.
-        """
+    def state(self, asked: Asked) -> State | None:
+        """Give the state that it shows the call to be in, or None when it does not show it."""
         if self.verdict == "found":
             return "succeeded"
-        if self.verdict == "not_found" and earlier.owner_gone and now >= earlier.until:
-            return "failed_retriable"
-        return None
+        return "failed_retriable" if self.verdict == "not_found" and asked.conclusive else None
 
 
 @dataclass(frozen=True, kw_only=True)

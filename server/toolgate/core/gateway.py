@@ -172,7 +172,7 @@ def _in_words(decision: Decision) -> Refused:
 def _unrecorded(call: Call) -> Answer:
     failed = Failed(
         code="ledger_unavailable",
-        detail="the call could not be recorded, so nothing was done; ask again later",
+        detail="the call could not be recorded, so nothing was done now; ask again later, under the same key",
         retryable=True,
     )
     return Answer(outcome=failed, call_id=call.id, entry=None)

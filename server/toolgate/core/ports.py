@@ -7,7 +7,7 @@ from typing import Protocol
 
 from toolgate.adapter.context import Progress
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened
+from toolgate.core.claims import Asked, Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened
 from toolgate.core.decision import Decision
 from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Outcome, Refused
@@ -91,11 +91,11 @@ class Ledger(Protocol):
 class Doubts(Protocol):
     """The ledger, as who finds out what became of calls needs it. Raises `LedgerUnavailable`."""
 
-    async def asked(self, earlier: EarlierCall) -> int | None:
+    async def asked(self, earlier: EarlierCall, tool: Tool) -> Asked | None:
         """Record that the system is about to be asked; None when it was asked a moment ago, or is settled."""
         ...
 
-    async def found(self, earlier: EarlierCall, asked: int, finding: Finding) -> None:
+    async def found(self, earlier: EarlierCall, asked: Asked, finding: Finding) -> None:
         """Record what the system said, and settle the claim when that says enough."""
         ...
 

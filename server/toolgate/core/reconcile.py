@@ -30,7 +30,7 @@ class Reconciler:
         """
         if tool.terms.duplicates != "query":
             return CANNOT_TELL
-        asked = await self.doubts.asked(earlier)
+        asked = await self.doubts.asked(earlier, tool)
         if asked is None:
             return CANNOT_TELL
         finding = await self._ask(call, tool, earlier)
