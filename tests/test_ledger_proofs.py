@@ -20,10 +20,10 @@ from tests.gate_on_scripted_system import ledger_in
 from tests.shell import document, done, faults, run
 from toolgate.backends import log_key_rotation
 from toolgate.backends.checkpoints import AcceptedLoss, Checkpoints
+from toolgate.backends.ledger_proofs import proof_of
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.sqlite_ledger import SqliteLedger
 from toolgate.backends.sqlite_writer import SqliteWriter
-from toolgate.cli.ledger_proofs import proof_of
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import Checkpoint, Note
 from toolgate.verifier import Report, VerifierKey, read_keys, read_note, verify_ledger, verify_proof

@@ -94,7 +94,10 @@ async def test_a_stopped_owner_makes_no_second_effect(mode: Duplicates, point: P
         assert again is not None
         assert isinstance(late.answer.outcome, Unknown)
         assert isinstance(again.answer.outcome, Unknown if mode == "none" else Done)
-        assert len(stage.effects()) == (0 if mode == "none" and point == "before sending" else 1)
+        if mode != "none":
+            assert len(stage.effects()) == 1
+        else:  # where it was stopped just before its send, it may find that its time is over
+            assert len(stage.effects()) in {"before sending": {0}, "before the send": {0, 1}}.get(point, {1})
     assert len(_entries(tmp_path, "late_outcome")) == 1
 
 

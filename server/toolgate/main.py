@@ -1,5 +1,6 @@
 """Builds all parts of a gate and hands them to each other. Nothing else reaches for a part."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.keystore import Keystore, KeystoreVault
 from toolgate.backends.manifest_catalog import Registry
 from toolgate.backends.sqlite_ledger import SqliteLedger
-from toolgate.core.errors import Fault, Misconfigured
+from toolgate.core.errors import Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
 from toolgate.core.ports import Rulebook
 from toolgate.core.reconcile import Reconciler
@@ -82,12 +83,36 @@ class House:
         return faults
 
     async def keep(self) -> None:
-        """Look after what calls have left behind: ends not recorded, outcomes unknown, answers too old."""
-        find = self.in_force.rulebook.catalog.find
+        """Look after the ledger: changes of what governs, ends not recorded, answers too old, strangers.
+
+        Raises:
+            LedgerUnavailable: it cannot be written.
+        """
+        await self.ledger.calls.govern(self.in_force.rulebook, governed_by(self.root, self.settings))
         await self.ledger.endings.take_back()
-        await self.gateway.reconciler.go_round(find)
         await self.ledger.doubts.expire()
-        await self.ledger.calls.note_rejected(self.strangers.due())
+        await self.note_strangers()
+
+    async def ask_around(self) -> None:
+        """Ask systems what became of calls in doubt; that may take as long as they take.
+
+        Raises:
+            LedgerUnavailable: it cannot be recorded.
+        """
+        await self.gateway.reconciler.go_round(self.in_force.rulebook.catalog.find)
+
+    async def note_strangers(self, *, at_once: bool = False) -> None:
+        """Record refused tokens that were counted.
+
+        Raises:
+            LedgerUnavailable: they are counted on.
+        """
+        rejected = self.strangers.due(at_once=at_once)
+        try:
+            await self.ledger.calls.note_rejected(rejected)
+        except LedgerUnavailable:
+            self.strangers.put_back(rejected)
+            raise
 
 
 @dataclass(kw_only=True)
@@ -169,8 +194,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             shield=shield,
             reconciler=Reconciler(doubts=ledger.doubts, vault=vault, tools=tools),
         )
-        strangers = Strangers(now)
-        yield House(
+        house = House(
             root=root,
             settings=found.settings,
             gateway=gateway,
@@ -179,9 +203,11 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             new_id=partial(new_call_id, RANDOM.take),
             ledger=ledger,
             keystore=found.keystore,
-            strangers=strangers,
+            strangers=Strangers(now),
         )
-        await ledger.calls.note_rejected(strangers.due(at_once=True))
+        yield house
+        with contextlib.suppress(LedgerUnavailable):  # nothing more can be done for them
+            await house.note_strangers(at_once=True)
     finally:
         await shield.drain()
         await found.aclose()

@@ -1,5 +1,6 @@
 """Opens the parts of a deployment, each with everything that is wrong with it."""
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -120,10 +121,13 @@ def ledger_of(root: Path, settings: Settings) -> tuple[SqliteLedger | None, list
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         if not database.exists() and not key.exists():
-            LogKey.new(f"toolgate/{secrets.token_hex(8)}").write(key)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                LogKey.new(f"toolgate/{secrets.token_hex(8)}").write(key)
         return open_sqlite_ledger(files, LogKey.read(key), now=now, random=RANDOM.take), []
     except LedgerUnavailable as error:
-        return None, [Fault(database.name, "ledger", str(error), "see docs/how-to/audit.md")]
+        return None, [
+            Fault(database.name, "ledger", str(error), "see docs/how-to/deploy.md, the ledger's files")
+        ]
     except OSError as error:
         return None, [_database_fault(database, str(error))]
 

@@ -1,5 +1,6 @@
 """Asks a ledger's views: read-only, bounded, with every value bound and none spelled into SQL."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-import orjson
 from sqlalchemy import Connection, bindparam, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolgate.backends.ledger_entries import micros
+from toolgate.backends.sql_records import pseudonyms_in
 from toolgate.backends.sql_tables import ENTRY, PAYLOAD
 from toolgate.backends.sqlite_files import cause, fault_in_database, reader
 from toolgate.core.commitment import commitment
@@ -199,8 +200,8 @@ def show(database: Path, index: int) -> Shown:
         with reader(database).connect() as connection:
             row = connection.execute(select(ENTRY.c.body).where(ENTRY.c.idx == index)).first()
             beside = connection.execute(select(PAYLOAD).where(PAYLOAD.c.idx == index)).all()
-            body: JsonObject = {} if row is None else orjson.loads(row.body)
-            names = {name: _clear(connection, name) for name in _pseudonyms_in(body)}
+            body: JsonObject = {} if row is None else json.loads(row.body)
+            names = {name: _clear(connection, name) for name in pseudonyms_in(body)}
     except SQLAlchemyError as error:
         raise LedgerUnavailable(f"{database.name} cannot be read ({cause(error)})") from error
     if row is None:
@@ -217,12 +218,6 @@ def show(database: Path, index: int) -> Shown:
     )
 
 
-def _pseudonyms_in(body: JsonObject) -> list[str]:
-    act = body.get("act")
-    named = [body.get(name) for name in ("who", "client", "run", "by")]
-    return [name for name in [*named, *(act if isinstance(act, list) else [])] if isinstance(name, str)]
-
-
 def _clear(connection: Connection, name: str) -> str | None:
     named = text("SELECT clear FROM audit_names_v1 WHERE pseudonym = :name")
     return connection.execute(named, {"name": name}).scalar_one_or_none()
@@ -233,5 +228,5 @@ def _opened(name: str, hmac: Json, beside: tuple[bytes, bytes | None] | None) ->
     if value is None:
         return Committed(field=name, kept=False, value=None, opens=None)
     return Committed(
-        field=name, kept=True, value=orjson.loads(value), opens=commitment(salt, name, value) == hmac
+        field=name, kept=True, value=json.loads(value), opens=commitment(salt, name, value) == hmac
     )

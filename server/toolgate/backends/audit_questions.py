@@ -9,6 +9,10 @@ from toolgate.backends.audit_queries import EVERY, WHOSE, NamedQuery, only
 from toolgate.backends.audit_upkeep import UPKEEP
 
 _HOUR: Final = "strftime('%H', at / 1e6, 'unixepoch')"
+_FROM, _TO = "substr(:hours, 1, 2)", "substr(:hours, 4, 2)"
+_OUTSIDE: Final = f"""CASE WHEN {_FROM} < {_TO}
+                THEN {_HOUR} < {_FROM} OR {_HOUR} >= {_TO}
+                ELSE {_HOUR} < {_FROM} AND {_HOUR} >= {_TO} END"""
 
 QUERIES: Final = (
     NamedQuery(
@@ -162,11 +166,11 @@ QUERIES: Final = (
     ),
     NamedQuery(
         name="outside-hours",
-        question="Which calls came outside the hours given (UTC, as 08-18)?",
+        question="Which calls came outside the hours given (UTC, as 08-18, or 22-06 over midnight)?",
         sql=f"""
             SELECT entry, time, tenant, subject, client, tool, status, call_id
             FROM audit_calls_v1
-            WHERE ({_HOUR} < substr(:hours, 1, 2) OR {_HOUR} >= substr(:hours, 4, 2)) AND {{where}}
+            WHERE {_OUTSIDE} AND {{where}}
             ORDER BY at DESC, entry DESC
         """,  # noqa: S608 - from constants of this module
         filters=EVERY | only("hours"),

@@ -41,6 +41,8 @@ class Batch:
         self._writer = writer
         self._preface, self._opened = preface, False
         self.wseq = wseq
+        self.bytes = 0
+        """Of the entries and the values kept beside them."""
         self._entries: list[dict[str, Any]] = []
         self._nodes: list[dict[str, Any]] = []
         self._payloads: list[dict[str, Any]] = []
@@ -88,5 +90,6 @@ class Batch:
         for level, number, node in self.tree.append(leaf):
             self._nodes.append({"level": level, "number": number, "hash": node})
         self._entries.append({"idx": idx, "leaf": leaf, "body": body, **entry.columns})
+        self.bytes += len(body) + sum(len(payload["value"] or b"") for payload in entry.payloads)
         self._payloads.extend({"idx": idx, **payload} for payload in entry.payloads)
         return idx

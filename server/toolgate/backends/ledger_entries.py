@@ -96,6 +96,7 @@ class Entries:
         body = self._body("intent", "opened", call, tool, names, attempt.call_id) | _judged(decision)
         body |= {
             "effect": tool.terms.effect,
+            "role": tool.terms.credential,
             "definition": tool.definition,
             "attempt": attempt.number,
             "key": call.key_from,

@@ -1,6 +1,7 @@
 """The key with which the log signs its checkpoints: Ed25519, in a file that only its owner may read."""
 
 import base64
+import binascii
 import os
 import re
 from pathlib import Path
@@ -48,7 +49,10 @@ class LogKey:
         except (OSError, UnicodeDecodeError) as error:
             raise LedgerUnavailable(f"{file.name}, the ledger's key, cannot be read; restore it") from error
         found = _SIGNER.fullmatch(text)
-        key = base64.b64decode(found[3]) if found else b""
+        try:
+            key = base64.b64decode(found[3], validate=True) if found else b""
+        except binascii.Error as error:
+            raise LedgerUnavailable(f"{file.name} was damaged; restore it") from error
         if found is None or len(key) != 1 + _SEED_BYTES or key[0] != ED25519:
             raise LedgerUnavailable(f"{file.name} is not a signer key; restore it")
         read = cls(found[1], Ed25519PrivateKey.from_private_bytes(key[1:]), file)
@@ -57,13 +61,19 @@ class LogKey:
         return read
 
     def write(self, file: Path) -> None:
-        """Write it where only the owner may read it, and its public half beside it as `.vkey`."""
+        """Write it where only the owner may read it, and its public half beside it as `.vkey`.
+
+        Raises:
+            FileExistsError: there is one already; of several that are written at once, one wins.
+        """
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
-            opened.write(self._spelled())
-            opened.flush()
-            os.fsync(opened.fileno())
+        draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
+        replace_file(draft, self._spelled(), 0o600)
+        try:
+            file.hardlink_to(draft)
+        finally:
+            draft.unlink()
+        sync_folder(file)
         self.show(file)
 
     def keep(self, file: Path) -> None:

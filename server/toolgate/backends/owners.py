@@ -29,19 +29,11 @@ class Owners:
 
     def is_gone(self, owner: str) -> bool:
         """Whether the process that was `owner` has ended."""
-        if owner == self.me:
-            return False
-        try:
-            theirs = os.open(self._folder / owner, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(theirs)
-        return True
+        return owner != self.me and is_gone(self._folder, owner)
+
+    def still_here(self) -> bool:
+        """Whether others can see that this process is alive; not when somebody has removed its file."""
+        return (self._folder / self.me).exists()
 
     def sweep(self) -> None:
         """Remove the files of those that are gone."""
@@ -53,3 +45,18 @@ class Owners:
         """Be gone, and say so."""
         (self._folder / self.me).unlink(missing_ok=True)
         os.close(self._mine)
+
+
+def is_gone(folder: Path, owner: str) -> bool:
+    """Whether the process that was `owner` has ended, by its file in `folder`."""
+    try:
+        theirs = os.open(folder / owner, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(theirs)
+    return True

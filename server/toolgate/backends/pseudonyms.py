@@ -55,7 +55,7 @@ class Pseudonyms:
         if known := self._known.get(wanted):
             return known
         value = canonical([caller.tenant, caller.issuer, name])
-        found = await self._writer.write(lambda batch: self._learn(batch, kind, value))
+        found = await self._writer.begin(lambda batch: self._learn(batch, kind, value))
         if len(self._known) >= _MOST_CACHED:
             self._known.clear()
         self._known[wanted] = found

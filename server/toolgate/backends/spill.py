@@ -4,10 +4,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import orjson
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from toolgate.backends.log_key import sync_folder
 from toolgate.core.claims import State
 from toolgate.core.record import JsonObject, Record
 
@@ -27,7 +29,7 @@ class Spilled(Record):
     until: int
     lease: JsonObject | None
     end: JsonObject
-    salts: dict[str, str]
+    salts: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]]
     """Of the end's commitments, hexadecimal."""
     values: dict[str, str]
 
@@ -53,6 +55,7 @@ class Spill:
             opened.flush()
             os.fsync(opened.fileno())
         new.replace(file)
+        sync_folder(file)
 
     def kept(self) -> Iterator[Spilled]:
         """Give what was kept, oldest call first; what cannot be read is left for a person."""

@@ -24,8 +24,9 @@ from toolgate.core.tool import Tool
 
 log = logging.getLogger(__name__)
 
-GRACE: Final = timedelta(seconds=30)
-"""How long after its timeout a call may still be busy recording its end before it is taken for lost."""
+GRACE: Final = timedelta(seconds=90)
+"""How long after its timeout a call may be busy recording its end before it is taken for lost: longer than
+`Endings` tries."""
 
 
 @dataclass(frozen=True)

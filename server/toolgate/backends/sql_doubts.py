@@ -87,7 +87,8 @@ class SqlDoubts:
             claimed = self._claims.of_call(batch, earlier.call_id)
             if claimed is None:
                 return
-            state = finding.state(asked)
+            unsettled = (claimed.earlier.state, claimed.earlier.attempt) == ("unknown", earlier.attempt)
+            state = finding.state(asked) if unsettled else None
             entry = self._entries.about(
                 "reconcile",
                 finding.verdict,
@@ -144,14 +145,21 @@ class SqlDoubts:
         return await self._writer.write(work)
 
     async def sweep(self, find: Callable[[str], Tool | None]) -> list[Doubtful]:
-        """Take for lost what was left in the middle; give unknown calls that it is time to ask about."""
+        """Take for lost what was left in the middle; give unknown calls whose systems it is time to ask."""
 
         def work(batch: Batch) -> list[Doubtful]:
             now = self._now()
             for claimed in self._read(batch, _IN_PROGRESS, {"most": _MOST_AT_ONCE}):
                 self.seen(batch, claimed, find(claimed.tool))
             before = {"until": micros(now), "before": micros(now - PAUSE), "most": _MOST_AT_ONCE}
-            return [_doubtful(claimed, now) for claimed in self._read(batch, _UNKNOWN, before)]
+            askable: list[Doubtful] = []
+            for claimed in self._read(batch, _UNKNOWN, before):
+                tool = find(claimed.tool)
+                if tool is not None and tool.terms.duplicates == "query":
+                    askable.append(_doubtful(claimed, now))
+                else:  # its turn comes again later, behind those that can be asked about
+                    self._claims.ask(batch, claimed.earlier, now, PAUSE)
+            return askable
 
         return await self._writer.write(work)
 

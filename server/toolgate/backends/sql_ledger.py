@@ -35,7 +35,7 @@ from toolgate.core.claims import (
 from toolgate.core.decision import Decision
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.lease import Lent
-from toolgate.core.outcome import Answer, Outcome, Refused
+from toolgate.core.outcome import Answer, Failed, Outcome, Refused
 from toolgate.core.ports import Rulebook
 from toolgate.core.record import JsonObject
 from toolgate.core.strangers import Rejected
@@ -77,9 +77,11 @@ class SqlLedger:
         self._claims, self._doubts, self._endings = claims, doubts, endings
         self._now, self._wait = now, wait
         self._governed_by: dict[str, str] = {}
+        self._in_force = ""
         self._configs: dict[str, int] = {}
         self._running: dict[int, _Running] = {}
         """By the intent."""
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
@@ -90,7 +92,7 @@ class SqlLedger:
         if call.key is None and tool.terms.effect == "read":
             opened = await self._open_unclaimed(asked)
         else:
-            opened = await self._writer.begin(partial(self._try_to_open, asked))
+            opened = await self._attempt(asked)
         if isinstance(opened, Busy):
             opened = await self._after_the_first(asked, opened)
         if isinstance(opened, Opened):
@@ -102,11 +104,8 @@ class SqlLedger:
         if not opened.claimed:
             raise LedgerUnavailable("a read has nothing to remember before a send")
 
-        def work(batch: Batch) -> None:
-            if not self._claims.remember(batch, opened, value):
-                raise LedgerUnavailable("the call has another owner now")
-
-        await self._writer.write(work)
+        if not await self._writer.write(lambda batch: self._claims.remember(batch, opened, value)):
+            raise LedgerUnavailable("the call has another owner now")
 
     async def close(
         self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
@@ -140,8 +139,10 @@ class SqlLedger:
 
     async def govern(self, book: Rulebook, beside: Mapping[str, str]) -> int:
         """Record what governs from now on, where that has changed; gives the entry that says it."""
-        self._governed_by, self._configs = dict(beside), {}
-        return await self._config(book)
+        if (self._governed_by, self._in_force) != (beside, book.version):
+            self._governed_by, self._in_force = dict(beside), book.version
+            self._configs[book.version] = await self._note_config(book)
+        return self._configs[book.version]
 
     async def note_rejected(self, rejected: Sequence[Rejected]) -> None:
         """Record which sources came with tokens that were refused; an address is kept beside the tree."""
@@ -162,19 +163,23 @@ class SqlLedger:
         return await self._pseudonyms.names(call, await self._config(book))
 
     async def _config(self, book: Rulebook) -> int:
+        """Give the entry of a rulebook: that in force or, for a call that began with it, an older one."""
         known = self._configs.get(book.version)
         if known is None:
-            digests = {"registry": book.catalog.digest, "policy": book.policy.digest, **self._governed_by}
-            known = await self._writer.write(partial(self._note_config, digests))
-            self._configs[book.version] = known
+            known = self._configs[book.version] = await self._note_config(book)
         return known
 
-    def _note_config(self, digests: dict[str, str], batch: Batch) -> int:
-        batch.flush()
-        last = batch.find(_CONFIG, {})
-        if last is not None and orjson.loads(last["body"])["digests"] == digests:
-            return int(last["idx"])
-        return batch.append(self._entries.bare("config", "in_force", digests=dict(digests)))
+    async def _note_config(self, book: Rulebook) -> int:
+        digests = {"registry": book.catalog.digest, "policy": book.policy.digest, **self._governed_by}
+
+        def work(batch: Batch) -> int:
+            batch.flush()
+            last = batch.find(_CONFIG, {})
+            if last is not None and orjson.loads(last["body"])["digests"] == digests:
+                return int(last["idx"])
+            return batch.append(self._entries.bare("config", "in_force", digests=dict(digests)))
+
+        return await self._writer.write(work)
 
     async def _open_unclaimed(self, asked: "_Asked") -> Opened:
         entry = self._intent(asked, self._first(asked))
@@ -193,10 +198,25 @@ class SqlLedger:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(running.ended.wait(), left)
             pause = min(2 * pause, LONGEST_LOOK)
-            opened = await self._writer.begin(partial(self._try_to_open, asked))
+            opened = await self._attempt(asked)
             if not isinstance(opened, Busy):
                 return opened
         return await self._writer.write(lambda batch: self._repeated(batch, asked, still_running(busy)))
+
+    async def _attempt(self, asked: "_Asked") -> Opened | Answer | InDoubt | Busy:
+        def given_up(opened: Opened | Answer | InDoubt | Busy) -> None:
+            if isinstance(opened, Opened):
+                self._closing.add(closing := asyncio.ensure_future(self._close_unsent(asked, opened)))
+                closing.add_done_callback(self._closing.discard)
+
+        return await self._writer.begin(partial(self._try_to_open, asked), given_up)
+
+    async def _close_unsent(self, asked: "_Asked", opened: Opened) -> None:
+        """End a call whose intent became durable when its caller had been told already that nothing was."""
+        self._running[opened.intent] = _Running(asked.names)
+        unsent = Failed(code="cancelled_before_send", detail="the disk was too slow", retryable=True)
+        with contextlib.suppress(LedgerUnavailable):  # then its end is kept outside
+            await self.close(asked.call, asked.tool, opened, unsent, None)
 
     def _try_to_open(  # noqa: PLR0911 - one for each thing that an earlier call can mean
         self, asked: "_Asked", batch: Batch

@@ -1,15 +1,16 @@
 """Reads what the ledger recorded, beside the writer and without getting in its way."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Row, Select, Text, cast, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from toolgate.backends.ledger_entries import moment
 from toolgate.backends.sql_tables import CLAIM, ENTRY, PAYLOAD, PSEUDONYM
 from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
@@ -46,8 +47,9 @@ class DoubtfulCall:
     """A code, where an end is recorded."""
     attempt: int
     opened_at: datetime
-    conclusive_from: datetime
-    """From when on a look-up that finds nothing shows that nothing was done."""
+    conclusive_from: datetime | None
+    """From when on a look-up that finds nothing shows that nothing was done; None while that cannot be told,
+    because nobody has noted yet that the process which ran it sends nothing any more."""
     asked_at: datetime | None
     """When the system was last asked about it."""
     entry: int
@@ -105,12 +107,19 @@ class SqlRecords:
                     select(ENTRY).where(ENTRY.c.call_id == call_id).order_by(ENTRY.c.idx)
                 ).all()
                 entries = [_entry(connection, row) for row in rows]
-                named = _people(connection, {name for entry in entries for name in _names(entry)})
+                named = _people(connection, {name for entry in entries for name in pseudonyms_in(entry)})
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
         for entry in entries:
-            entry["names"] = {name: named[name] for name in _names(entry) if name in named}
+            entry["names"] = {name: named[name] for name in pseudonyms_in(entry) if name in named}
         return entries
+
+
+def pseudonyms_in(body: JsonObject) -> list[str]:
+    """Give the pseudonyms in an entry."""
+    act = body.get("act")
+    named = [body.get(field) for field in ("who", "client", "run", "by")]
+    return [name for name in (*named, *(act if isinstance(act, list) else ())) if isinstance(name, str)]
 
 
 def _ends(connection: Connection, begun: Sequence[Row[Any]]) -> dict[int, Row[Any]]:
@@ -132,19 +141,12 @@ def _pseudonyms_of(subject: str) -> Select[tuple[str]]:
 def _people(connection: Connection, names: Iterable[str]) -> dict[str, str]:
     """Give whom pseudonyms stand for, as far as that is still known."""
     known = connection.execute(select(PSEUDONYM).where(PSEUDONYM.c.name.in_(set(names)))).all()
-    return {row.name: orjson.loads(row.value)[2] for row in known}
-
-
-def _names(entry: JsonObject) -> list[str]:
-    """Give the pseudonyms in an entry."""
-    act = entry.get("act")
-    named = [entry.get(field) for field in ("who", "client", "run", "by")]
-    return [name for name in (*named, *(act if isinstance(act, list) else ())) if isinstance(name, str)]
+    return {row.name: json.loads(row.value)[2] for row in known}
 
 
 def _about(row: Row[Any]) -> dict[str, Any]:
     """Say whose call a claim is for."""
-    request: dict[str, Any] = orjson.loads(row.request) if row.request else {}
+    request: dict[str, Any] = json.loads(row.request) if row.request else {}
     subject: dict[str, Any] = request.get("subject", {})
     return {"who": "", "tenant": "", **subject}
 
@@ -157,25 +159,21 @@ def _doubtful(row: Row[Any], people: dict[str, str]) -> DoubtfulCall:
         subject=people.get(about["who"]) or about["who"],
         tool=row.tool,
         state="unknown" if row.state == "unknown" else "lost",
-        why=orjson.loads(row.outcome)["code"] if row.outcome else "",
+        why=json.loads(row.outcome)["code"] if row.outcome else "",
         attempt=row.attempt,
-        opened_at=_moment(row.opened_at),
-        conclusive_from=_moment(row.until),
-        asked_at=_moment(row.asked_at) if row.asked_at else None,
+        opened_at=moment(row.opened_at),
+        conclusive_from=moment(row.until) if row.state == "unknown" and row.ended else None,
+        asked_at=moment(row.asked_at) if row.asked_at else None,
         entry=row.intent,
         end_entry=row.end,
     )
-
-
-def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 def _asked(connection: Connection, begun: Sequence[Row[Any]]) -> dict[int, str]:
     """Give the names of tools that do not exist, as clients wrote them."""
     refused = [row.idx for row in begun if not row.tool]
     wanted = select(PAYLOAD).where(PAYLOAD.c.idx.in_(refused), PAYLOAD.c.field == "asked")
-    return {row.idx: orjson.loads(row.value) for row in connection.execute(wanted) if row.value is not None}
+    return {row.idx: json.loads(row.value) for row in connection.execute(wanted) if row.value is not None}
 
 
 def _recorded(
@@ -185,7 +183,7 @@ def _recorded(
     return RecordedCall(
         entry=row.idx,
         call_id=row.call_id,
-        at=_moment(row.at),
+        at=moment(row.at),
         tenant=row.tenant,
         subject=people.get(row.who) or row.who,
         tool=row.tool or asked.get(row.idx, ""),
@@ -198,7 +196,7 @@ def _entry(connection: Connection, row: Row[Any]) -> JsonObject:
     kept = connection.execute(
         select(PAYLOAD.c.field, PAYLOAD.c.value).where(PAYLOAD.c.idx == row.idx, PAYLOAD.c.value.is_not(None))
     ).all()
-    entry: JsonObject = {"entry": row.idx, **orjson.loads(row.body)}
+    entry: JsonObject = {"entry": row.idx, **json.loads(row.body)}
     if kept:
-        entry["captured"] = {payload.field: orjson.loads(payload.value) for payload in kept}
+        entry["captured"] = {payload.field: json.loads(payload.value) for payload in kept}
     return entry

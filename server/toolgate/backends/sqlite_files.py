@@ -29,8 +29,15 @@ def connected(path: Path) -> sqlite3.Connection:
 
 def reader(path: Path) -> Engine:
     """Open `path` for reading only: such a connection never checkpoints, not even as the last to close."""
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    return create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
+    return create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=NullPool)
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open `path` for reading only, with rows that have names, and no transaction but those one begins."""
+    connection = _read_only(path)
+    connection.isolation_level = None
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def prepare(path: Path) -> None:
@@ -78,6 +85,10 @@ def cause(error: BaseException) -> str:
     if isinstance(error, sqlite3.Error | OSError | LedgerUnavailable):
         return f"{error}"
     return type(error).__name__
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
 
 
 def _leave_transactions_alone(connection: sqlite3.Connection, _record: object) -> None:

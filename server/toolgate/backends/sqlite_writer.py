@@ -36,8 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MOST_JOBS_A_COMMIT: Final = 128
-JOBS_A_CHECKPOINT: Final = 2000
-"""How many jobs the WAL may hold before it is folded into the database: some megabytes."""
+JOBS_A_FOLD, BYTES_A_FOLD = 2000, 16 * 2**20
+"""How many jobs, and how many bytes of entries and values, the WAL may hold before it is folded."""
 CLOCK_STEP: Final = 1.0
 """Seconds by which the clock may differ from what has passed before that is recorded."""
 FLOOR: Final = 64 * 2**20
@@ -55,6 +55,8 @@ class _Job(Generic[T]):
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[T]"
     publishes: bool = False
+    given_up: Callable[[T], None] | None = None
+    waited_for: bool = True
     result: T | None = field(default=None)
     error: BaseException | None = field(default=None)
     begun: bool = False
@@ -103,7 +105,7 @@ class SqliteWriter:
         self._clock = clock
         self._floor = floor
         self._failing = False
-        self._unfolded = 0
+        self._unfolded = self._unfolded_bytes = 0
         self._roomy, self._look_again = True, 0.0
         self._generation, self._wseq = 0, 0
         self._ahead = clock() - time.monotonic()
@@ -128,17 +130,19 @@ class SqliteWriter:
         Raises:
             LedgerUnavailable: it could not be made durable in time; nothing may be assumed to be recorded.
         """
-        return await self._done(work, publishes=False)
+        return await self._done(work)
 
-    async def begin(self, work: Work[T]) -> T:
+    async def begin(self, work: Work[T], given_up: Callable[[T], None] | None = None) -> T:
         """The same for what begins something new: refused when the disk is nearly full.
+
+        `given_up` hears of a result that became durable after all, when nobody waited for it any more.
 
         Raises:
             LedgerUnavailable: as `write`, or too little room is left.
         """
         if not self.has_room():
             raise LedgerUnavailable("the disk is nearly full")
-        return await self._done(work, publishes=False)
+        return await self._done(work, given_up=given_up)
 
     async def publish(self) -> Note | None:
         """Sign and publish a checkpoint of what is committed now; None for an empty ledger.
@@ -149,10 +153,17 @@ class SqliteWriter:
         return await self._done(lambda _: self._publish(), publishes=True)
 
     def has_room(self) -> bool:
-        """Whether the disk has room for something new; looked up now and then."""
+        """Whether the disk has room for something new; looked up now and then.
+
+        Raises:
+            LedgerUnavailable: nobody can tell.
+        """
         at = time.monotonic()
         if at >= self._look_again:
-            stat = os.statvfs(self._path.parent)
+            try:
+                stat = os.statvfs(self._path.parent)
+            except OSError as error:
+                raise LedgerUnavailable(f"{self._path.parent} was taken away") from error
             self._roomy, self._look_again = stat.f_bavail * stat.f_frsize >= self._floor, at + ROOM_SECONDS
         return self._roomy
 
@@ -177,15 +188,22 @@ class SqliteWriter:
             self.owners.leave()
             os.close(self._lock_file)
 
-    async def _done(self, work: Callable[[Any], T], *, publishes: bool) -> T:
+    async def _done(
+        self,
+        work: Callable[[Any], T],
+        *,
+        publishes: bool = False,
+        given_up: Callable[[T], None] | None = None,
+    ) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        job = _Job(work, loop, done, publishes)
+        job = _Job(work, loop, done, publishes, given_up)
         self._jobs.put(job)
         ended, _ = await asyncio.wait((done,), timeout=self._patience)
         if not ended and not job.abandon():
             ended, _ = await asyncio.wait((done,), timeout=self._patience)
         if not ended:
+            job.waited_for = False
             raise LedgerUnavailable("the disk did not answer in time")
         return done.result()
 
@@ -234,12 +252,12 @@ class SqliteWriter:
     def _attempt(self, job: _Job[Any]) -> None:
         try:
             job.result = job.work(None)
-        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+        except (sqlite3.Error, OSError, ValueError, LedgerUnavailable) as error:
             job.error = error
 
     def _transact(self, jobs: list[_Job[Any]], *closing: Entry) -> None:
         with self._turn():
-            if identity(self._path) != self._file:
+            if identity(self._path) != self._file or not self.owners.still_here():
                 raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -256,6 +274,7 @@ class SqliteWriter:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             self._wseq = batch.wseq
+            self._unfolded_bytes += batch.bytes
             self._checkpoints.grew(batch.tree)
 
     def _preface(self, *, empty: bool) -> list[Entry]:
@@ -284,16 +303,16 @@ class SqliteWriter:
         if self._checkpoints.is_due():
             try:
                 self._publish()
-            except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            except (sqlite3.Error, OSError, ValueError, LedgerUnavailable) as error:
                 self._checkpoints.put_off()
                 log.warning("no checkpoint could be published: %s", cause(error))
 
     def _fold_after(self, jobs: int) -> None:
         """Fold the WAL into the database now and then; a reader in the way only puts it off."""
         self._unfolded += jobs
-        if self._unfolded < JOBS_A_CHECKPOINT:
+        if self._unfolded < JOBS_A_FOLD and self._unfolded_bytes < BYTES_A_FOLD:
             return
-        self._unfolded = 0
+        self._unfolded = self._unfolded_bytes = 0
         self._roomy, self._look_again = True, 0.0
         try:
             with self._turn():
@@ -329,3 +348,5 @@ def _resolve(jobs: list[_Job[Any]]) -> None:
             job.done.set_exception(failure)
         else:
             job.done.set_result(job.result)
+            if not job.waited_for and job.given_up is not None:
+                job.given_up(job.result)

@@ -3,11 +3,12 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
+from toolgate.cli.json_option import json_object
 from toolgate.cli.local import local_caller
 from toolgate.cli.output import HERE, AsJson, Root, err, out, print_json
 from toolgate.core.call import Call
@@ -26,7 +27,7 @@ def call(  # noqa: PLR0913, PLR0917 - the options of one command
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Make one governed call. Exits 0 when it was done, 1 when nothing was, 3 when nobody can tell."""
-    arguments = _arguments(args)
+    arguments = json_object(args, "--args")
     answer = asyncio.run(_carried_out(root, tool, arguments, as_, key, again=again))
     if as_json:
         print_json(answer.model_dump(mode="json"))
@@ -52,16 +53,6 @@ async def _carried_out(
                 again=again,
             )
         )
-
-
-def _arguments(text: str) -> JsonObject:
-    try:
-        arguments: Any = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--args") from error
-    if not isinstance(arguments, dict):
-        raise typer.BadParameter('a JSON object is expected, such as {"id": 1}', param_hint="--args")
-    return cast("JsonObject", arguments)
 
 
 def _print(answer: Answer) -> None:

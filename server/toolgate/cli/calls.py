@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolgate.backends.owners import Owners
+from toolgate.backends.owners import is_gone
 from toolgate.backends.sql_records import DoubtfulCall, RecordedCall, SqlRecords
 from toolgate.cli.audit_read import record_read
 from toolgate.cli.output import HERE, AsJson, Root, print_json, table
@@ -72,17 +72,14 @@ def _doubtful(
     records: SqlRecords, root: Path, settings: Settings, most: int, subject: str | None, tool: str | None
 ) -> list[DoubtfulCall]:
     """Give unknown calls, and those whose process is gone though nobody has noted it yet."""
-    owners = Owners(Path(f"{root / settings.database}.writers"))
+    owners = Path(f"{root / settings.database}.writers")
     lapsed = now().timestamp() * 1_000_000
-    try:
-        return records.doubtful(
-            most=most,
-            subject=subject,
-            tool=tool,
-            is_lost=lambda owner, until: until <= lapsed or owners.is_gone(owner),
-        )
-    finally:
-        owners.leave()
+    return records.doubtful(
+        most=most,
+        subject=subject,
+        tool=tool,
+        is_lost=lambda owner, until: until <= lapsed or is_gone(owners, owner),
+    )
 
 
 def _print_calls(calls: list[RecordedCall], *, as_json: bool) -> None:
@@ -107,7 +104,7 @@ def _print_doubtful(calls: list[DoubtfulCall], *, as_json: bool) -> None:
             call.tool,
             f"{call.state}: {call.why}" if call.why else call.state,
             f"{age}",
-            _second(call.conclusive_from),
+            "not known yet" if call.conclusive_from is None else _second(call.conclusive_from),
         )
         for call, age in zip(calls, ages, strict=True)
     ]

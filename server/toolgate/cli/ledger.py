@@ -41,7 +41,7 @@ def query(  # noqa: PLR0913, PLR0917 - the options of one command
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
     call: Annotated[str | None, typer.Option(help="Only of this call.")] = None,
     value: Annotated[str | None, typer.Option(help="What arguments must hold.")] = None,
-    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18.")] = None,
+    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18, or 22-06.")] = None,
     most: Annotated[int, typer.Option(help="How many rows.", min=1, max=1_000_000)] = 100,
     database: Copy = None,
     root: Root = HERE,
@@ -133,8 +133,11 @@ def _moment(text: str) -> int:
 
 
 def _hours(text: str) -> str:
-    if not _HOURS.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} are no hours; say 08-18", param_hint="--hours")
+    hours = _HOURS.fullmatch(text)
+    if hours is None or hours[1] == hours[2]:
+        raise typer.BadParameter(
+            f"{text!r} are no hours; say 08-18, or 22-06 for those over midnight", param_hint="--hours"
+        )
     return text
 
 

@@ -2,29 +2,26 @@
 
 import asyncio
 import base64
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 from rich.progress import Progress
 from rich.text import Text
 
-from toolgate.backends.checkpoints import AcceptedLoss, Checkpoints, Loss, StoredHashes
+from toolgate.backends.checkpoints import AcceptedLoss, Checkpoints, Loss
 from toolgate.backends.ledger_entries import Entries
+from toolgate.backends.ledger_proofs import demand_entry, loss_in, proof_of
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.log_key_rotation import begin_rotation
 from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.cli.audit_read import record_read
-from toolgate.cli.output import HERE, AsJson, Root, complain, err, out, print_json
-from toolgate.core.errors import LedgerUnavailable, Misconfigured, NothingRecorded
-from toolgate.core.merkle import inclusion_proof, leaf_hash, root_from_inclusion
-from toolgate.core.note import Checkpoint, Note
+from toolgate.cli.output import HERE, AsJson, Root, complain, err, out, print_json, printable
+from toolgate.core.errors import LedgerUnavailable, Misconfigured
+from toolgate.core.note import Note
 from toolgate.core.record import JsonObject
 from toolgate.main import now, open_ledger
 from toolgate.parts import RANDOM
@@ -41,24 +38,8 @@ from toolgate.verifier import (
     verify_proof,
 )
 
-PROOF: Final = "c2sp.org/tlog-proof@v1"
 _PATIENCE: Final = 2.0
 """Seconds of work after which a person is shown how far it is."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """That an entry is in the ledger, as c2sp.org/tlog-proof has it: the entry itself is its `extra`."""
-
-    index: int
-    body: bytes
-    hashes: tuple[bytes, ...]
-    note: Note
-    size: int
-
-    def __str__(self) -> str:
-        lines = [PROOF, f"extra {_base64(self.body)}", f"index {self.index}", *map(_base64, self.hashes)]
-        return "\n".join(lines) + f"\n\n{self.note}"
 
 
 def prove(
@@ -70,7 +51,7 @@ def prove(
     """Write one file that proves an entry to whoever has the log's verifier key."""
     settings = read_settings(root)
     database = root / settings.database
-    _demand_entry(database, entry)
+    demand_entry(database, entry)
     record_read(root, settings, "prove", {"entry": entry})
     proof = proof_of(database, entry)
     if proof is None:
@@ -131,7 +112,7 @@ def verify(  # noqa: PLR0913, PLR0917 - the options of one command
     else:
         style = {"verified": "green", "tampered": "bold red", "cannot tell": "yellow"}[report.verdict]
         for number, line in enumerate(report.lines()):
-            out().print(Text(_printable(line), style="" if number else style))
+            out().print(Text(printable(line), style="" if number else style))
     raise typer.Exit(EXIT[report.verdict])
 
 
@@ -144,8 +125,7 @@ def recover(
 ) -> None:
     """Let a ledger go on that holds less than was published, or something else. The loss is recorded."""
     settings = read_settings(root)
-    with closing(_read_only(root / settings.database)) as connection:
-        loss = _checkpoints(root, settings).loss(connection)
+    loss = loss_in(root / settings.database, _checkpoints(root, settings))
     if loss is None:
         _said("nothing is lost; nothing was changed", {"ok": True, "lost": False}, as_json=as_json)
         return
@@ -261,48 +241,14 @@ async def _rotated(root: Path, settings: Settings) -> tuple[int, LogKey, LogKey]
         return entry, old, new
 
 
-def proof_of(database: Path, entry: int) -> Proof | None:
-    """Prove `entry` under the newest checkpoint; None when that does not cover it."""
-    with closing(_read_only(database)) as connection:
-        connection.execute("BEGIN")
-        newest = "SELECT note FROM ledger_checkpoint ORDER BY size DESC LIMIT 1"
-        found = connection.execute(newest).fetchone()
-        note = Note.parse(found["note"]) if found is not None else None
-        checkpoint = Checkpoint.parse(note.text) if note is not None else None
-        if note is None or checkpoint is None or checkpoint.size <= entry:
-            return None
-        body: bytes = connection.execute("SELECT body FROM ledger_entry WHERE idx = ?", (entry,)).fetchone()[
-            0
-        ]
-        hashes = inclusion_proof(entry, checkpoint.size, StoredHashes(connection))
-    if root_from_inclusion(entry, checkpoint.size, leaf_hash(body), hashes) != checkpoint.root:
-        raise LedgerUnavailable("the ledger does not hold what it published; run: toolgate ledger verify")
-    return Proof(entry, body, tuple(hashes), note, checkpoint.size)
-
-
-def _demand_entry(database: Path, entry: int) -> None:
-    with closing(_read_only(database)) as connection:
-        size: int = connection.execute("SELECT size FROM ledger_tip").fetchone()[0]
-    if entry >= size:
-        raise NothingRecorded(f"there is no entry {entry}; the ledger has {size}, from 0 on")
-
-
-def _read_only(database: Path) -> sqlite3.Connection:
-    if not database.is_file():
-        raise LedgerUnavailable(f"there is no ledger at {database}; nothing was called yet")
-    address = f"file:{quote(str(database.absolute()))}?mode=ro"
-    connection = sqlite3.connect(address, uri=True, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    return connection
-
-
 def _checkpoints(root: Path, settings: Settings) -> Checkpoints:
     return Checkpoints(LogKey.read(root / settings.ledger_key), root / settings.checkpoint)
 
 
 def _detail(loss: Loss) -> JsonObject:
     """Spell a loss for the ledger: what was published last, and how many entries are kept."""
-    return {"size": loss.published.size, "root": _base64(loss.published.root), "kept": loss.kept}
+    root = base64.b64encode(loss.published.root).decode()
+    return {"size": loss.published.size, "root": root, "kept": loss.kept}
 
 
 def _text(file: Path) -> str:
@@ -317,15 +263,6 @@ def _said(text: str, document: JsonObject, *, as_json: bool) -> None:
         print_json(document)
     else:
         out().print(Text(text))
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _printable(line: str) -> str:
-    """Keep what a strange database says from talking to the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 _COPIES: Final = (

@@ -1,6 +1,7 @@
-"""Callers for whom the operating system vouches: over stdio and at the command line."""
+"""People for whom the operating system vouches: over stdio and at the command line."""
 
 import os
+import pwd
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,9 @@ from toolgate.settings import FILE, Settings
 
 LOCAL_ISSUER: Final = "urn:toolgate:local"
 """The issuer of callers that are named in `toolgate.toml`: the operating system vouches for them."""
+
+OS_ISSUER: Final = "urn:toolgate:os"
+"""The issuer of people whom the operating system names."""
 
 
 def local_caller(root: Path, settings: Settings, name: str | None) -> Caller:
@@ -47,3 +51,12 @@ def named_caller(settings: Settings, name: str, issuer: str = LOCAL_ISSUER) -> C
         roles=named.roles,
         scopes=named.scopes,
     )
+
+
+def os_person() -> Caller:
+    """Give the user whom the system knows, not the one that the environment claims."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return Caller(subject=name, issuer=OS_ISSUER, tenant="")

@@ -64,12 +64,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for column in columns:
         shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(_printable(cell)) for cell in row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     console = out()
     widest = Measurement.get(console, console.options.update(max_width=_WIDEST), shown).maximum
     console.print(shown, width=max(console.width, widest))
 
 
-def _printable(text: str) -> str:
-    """Keep what a caller chose to be called from talking to the terminal."""
+def printable(text: str) -> str:
+    """Keep what a caller wrote, or a strange database says, from talking to the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,21 +1,19 @@
 """`toolgate calls reconcile` and `resolve`: what became of a call, as its system or a person says."""
 
 import asyncio
-import json
 import os
-import pwd
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.text import Text
 
 from toolgate.backends.sql_records import SqlRecords
-from toolgate.cli.audit_read import OS_ISSUER
+from toolgate.cli.json_option import json_object
+from toolgate.cli.local import os_person
 from toolgate.cli.output import HERE, AsJson, Root, out, print_json
 from toolgate.core.arguments import out_of_bounds
-from toolgate.core.call import Caller
 from toolgate.core.claims import Doubtful
 from toolgate.core.errors import Fault, Misconfigured, NothingRecorded
 from toolgate.core.outcome import Done
@@ -83,7 +81,7 @@ def resolve(  # noqa: PLR0913, PLR0917 - the options of one command
     if not because.strip():
         raise typer.BadParameter("say how you know it", param_hint="--because")
     _demand_owner(root)
-    value = None if result is None else _object(result)
+    value = None if result is None else json_object(result, "--result")
     entry = asyncio.run(_resolved(root, call_id, value, because))
     if as_json:
         print_json({"ok": True, "call_id": call_id, "done": done, "entry": entry})
@@ -145,9 +143,8 @@ async def _resolved(root: Path, call_id: str, value: JsonObject | None, because:
         if value is not None:
             doubtful = await _unknown(house, call_id)
             outcome = _as_result(house.in_force.rulebook.catalog.find(doubtful.tool), doubtful, value)
-        name = _os_user()
-        person = Caller(subject=name, issuer=OS_ISSUER, tenant="")
-        by = await house.ledger.pseudonyms.of("subject", person, name)
+        person = os_person()
+        by = await house.ledger.pseudonyms.of("subject", person, person.subject)
         return await house.ledger.doubts.resolve(call_id, outcome, by=by, because=because)
 
 
@@ -168,29 +165,12 @@ def _as_result(tool: Tool | None, doubtful: Doubtful, value: JsonObject) -> Done
     return Done(value=value)
 
 
-def _object(text: str) -> JsonObject:
-    try:
-        value: Any = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--result") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("a JSON object is expected", param_hint="--result")
-    return cast("JsonObject", value)
-
-
 def _demand_owner(root: Path) -> None:
     """Let only the user who owns the deployment settle calls."""
     owner = root.stat().st_uid
     if owner != os.getuid():
         problem = f"it belongs to user {owner}, and only that user may settle calls"
         raise Misconfigured([Fault(str(root), "owner", problem, "ask that user")])
-
-
-def _os_user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 _BY_HAND: Final = "Look in the system itself, then say what you found: toolgate calls resolve."

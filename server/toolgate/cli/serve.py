@@ -183,11 +183,16 @@ async def _take_up(house: House, announce: Callable[[], Awaitable[None]]) -> Non
 
 
 async def _keep(house: House) -> None:
-    """Look after what calls leave behind, again and again; a database that is gone may come back."""
+    """Look after the ledger and calls in doubt; neither waits for the other."""
+    await asyncio.gather(_again_and_again(house.keep), _again_and_again(house.ask_around))
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work` every few seconds; a database that is gone may come back."""
     while True:
         try:
-            await house.keep()
-        except LedgerUnavailable as error:
+            await work()
+        except (LedgerUnavailable, OSError) as error:
             log.warning("the ledger could not be looked after: %s", error)
         await asyncio.sleep(KEEP_SECONDS)
 

@@ -73,8 +73,11 @@ class Gateway:
         self, call: Call, tool: Tool, doubt: InDoubt, decision: Decision, book: Rulebook
     ) -> Opened | Answer:
         """Ask the system what became of the first call; then it is answered, or may be run again."""
-        await self.reconciler.find_out(call, tool, doubt.earlier)
-        opened = await self.ledger.open(call, tool, decision, book, last_word=True)
+        try:
+            await self.reconciler.find_out(call, tool, doubt.earlier)
+            opened = await self.ledger.open(call, tool, decision, book, last_word=True)
+        except LedgerUnavailable:
+            return doubt.answer(call.received_at, tool.terms)
         if isinstance(opened, InDoubt):
             raise TypeError("a ledger that was asked for its last word is not in doubt")
         return opened

@@ -49,7 +49,7 @@ class Reconciler:
         asked = 0
         for doubtful in await self.doubts.sweep(find):
             tool = find(doubtful.tool)
-            if tool is not None and doubtful.call is not None and tool.terms.duplicates == "query":
+            if tool is not None and doubtful.call is not None:
                 await self.find_out(doubtful.call, tool, doubtful.earlier)
                 asked += 1
         return asked

@@ -1,7 +1,7 @@
 """Callers that nobody vouches for: counted, so that the ledger tells of them, and too few to fill it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -44,6 +44,12 @@ class Strangers:
             source = OTHERS
         reasons = self._counts.setdefault(source, Counter())
         reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHERS] += 1
+
+    def put_back(self, rejected: Sequence[Rejected]) -> None:
+        """Count again what could not be recorded."""
+        for each in rejected:
+            for reason, count in each.reasons.items():
+                self._counts.setdefault(each.source, Counter())[reason] += count
 
     def due(self, *, at_once: bool = False) -> list[Rejected]:
         """Give what was counted in the minute that is over, and begin the next; `at_once`, before its end."""
