@@ -23,6 +23,7 @@ from tests.shell import document, done, faults, run
 from toolgate.backends import audit_queries
 from toolgate.backends.audit_queries import Filter, ask, moment_in, show
 from toolgate.backends.audit_questions import BY_NAME, QUERIES
+from toolgate.backends.sql_records import SqlRecords
 from toolgate.backends.sql_tables import Stored
 from toolgate.backends.sqlite_files import prepare
 from toolgate.core.call import Call, Caller
@@ -34,6 +35,7 @@ BOB = Caller(subject="bob", issuer="test", tenant="acme", client="desk-bot", act
 """Has no role: nothing is visible to him."""
 CAT = Caller(subject="cat", issuer="test", tenant="acme", client="desk-bot", roles=frozenset({"worker"}))
 FORMULA = "=HYPERLINK(1)"
+VAST = 12345678901234567890123
 KEYS = tuple(f"a-key-of-16-chars-{number}" for number in range(5))
 MIGRATIONS = Path(audit_queries.__file__).with_name("migrations")
 
@@ -247,7 +249,27 @@ def test_what_destroyed_something_is_told(told: Told) -> None:
 
 def test_calls_outside_the_usual_hours_are_those_that_are_not_inside(told: Told) -> None:
     assert told.rows("outside-hours", "entry", hours="00-24") == []
-    assert len(told.rows("outside-hours", "entry", hours="00-00")) == 11
+
+
+@pytest.mark.parametrize(
+    ("hours", "outside"),
+    [
+        ("08-18", [5, 6, 18, 21, 22]),
+        ("22-06", [6, 8, 17, 18, 21]),
+        ("18-00", [5, 6, 8, 17]),
+        ("00-06", [6, 8, 17, 18, 21, 22]),
+    ],
+)
+async def test_hours_may_go_over_midnight(tmp_path: Path, hours: str, outside: list[int]) -> None:
+    clock = [datetime(2026, 3, 1, tzinfo=UTC)]
+    async with rig(tmp_path, clock=lambda: clock[-1]) as gate:
+        for hour in (5, 6, 8, 17, 18, 21, 22):
+            clock.append(datetime(2026, 3, 1, hour, 30, tzinfo=UTC))
+            await gate.call("desk.read", hour, at=clock[-1])
+
+        found = Told(gate.database, {}).rows("outside-hours", "time", hours=hours)
+
+    assert [int(time[11:13]) for time in reversed(found)] == outside
 
 
 def test_clients_and_callers_are_counted(told: Told) -> None:
@@ -384,6 +406,19 @@ def test_a_value_that_was_changed_does_not_open_its_commitment(told: Told, tmp_p
     assert (result.value, result.opens) == ({"number": 3}, False)
     (arguments,) = show(copy, told.entry("write") - 2).committed
     assert (arguments.kept, arguments.opens) == (False, None)
+
+
+async def test_an_integer_of_any_size_is_shown_as_it_was_kept(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        answer = await gate.call("desk.read", VAST)
+        assert answer.entry is not None
+        shown = show(gate.database, answer.entry)
+        intent, *_, outcome = SqlRecords(gate.database).entries(answer.call_id)
+
+    (result,) = shown.committed
+    assert (result.value, result.opens) == ({"number": VAST}, True)
+    assert intent["captured"] == {"arguments": {"amount": VAST}}
+    assert outcome["captured"] == {"result": {"number": VAST}}
 
 
 def test_an_entry_that_is_not_there_is_said_to_be_none(told: Told) -> None:
@@ -545,6 +580,8 @@ def test_an_entry_is_shown_to_people_with_what_it_commits_to() -> None:
         (("changes", "--tool", "x"), "changes takes no --tool"),
         (("calls", "--since", "someday"), "is no time"),
         (("outside-hours", "--hours", "8-6pm"), "are no hours"),
+        (("outside-hours", "--hours", "09-25"), "are no hours"),
+        (("outside-hours", "--hours", "08-08"), "are no hours; say 08-18, or 22-06 for those over midnight"),
         (("calls", "--most", "0"), "--most"),
     ],
 )

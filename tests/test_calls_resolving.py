@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,21 @@ def test_a_call_whose_gate_was_killed_is_listed_as_unknown_at_once(desk: Callabl
     assert document("calls", "list", "--unknown", "--tool", "notes.add") == []
     assert call_id in done("calls", "list", "--unknown")
     assert document("calls", "list", "--tool", "desk.place")[0]["end"] == "open"
+
+
+def test_from_when_asking_is_conclusive_is_not_told_before_the_loss_is_noted(
+    desk: Callable[..., Desk],
+) -> None:
+    place = desk(quiet=600)
+    call_id = place.left_unknown("dies before")
+    [lost] = document("calls", "list", "--unknown")
+    assert (lost["state"], lost["conclusive_from"]) == ("lost", None)
+    assert "not known yet" in done("calls", "list", "--unknown")
+
+    run("calls", "reconcile", call_id)
+    [unknown] = document("calls", "list", "--unknown")
+    assert unknown["state"] == "unknown"
+    assert datetime.fromisoformat(unknown["conclusive_from"]) > datetime.fromisoformat(unknown["opened_at"])
 
 
 # --- a system that can be asked

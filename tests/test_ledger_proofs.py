@@ -114,6 +114,25 @@ def test_an_entry_that_is_not_there_is_told(kept: Path, root: Path) -> None:
     assert "nothing was called yet" in faults("ledger", "prove", "0")
 
 
+def test_a_database_that_cannot_be_read_is_told(kept: Path, root: Path) -> None:
+    (root / "data/toolgate.db").write_bytes(b"this is no database" * 100)
+
+    assert "file is not a database" in faults("ledger", "prove", "0")
+    assert "file is not a database" in faults("ledger", "recover")
+
+
+def test_an_entry_that_was_removed_is_not_proven(kept: Path, root: Path) -> None:
+    database = root / "data/toolgate.db"
+    with closing(sqlite3.connect(database)) as ledger:
+        for (trigger,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            ledger.execute(f"DROP TRIGGER {trigger}")
+        ledger.execute("DELETE FROM ledger_entry WHERE idx = 3")
+        ledger.commit()
+
+    with pytest.raises(LedgerUnavailable, match="does not hold what it published"):
+        proof_of(database, 3)
+
+
 def test_a_changed_entry_is_not_proven(kept: Path, root: Path) -> None:
     _tamper(root / "data/toolgate.db")
 
