@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -39,6 +40,8 @@ async def _stages(folder: Path) -> dict[str, float]:
             ),
             "policy: visible": _timed(lambda: book.policy.visible(ANN, tool)),
             "policy: decide": _timed(lambda: book.policy.decide(ANN, tool, ARGUMENTS)),
+            "the disk: fdatasync of 4 KiB": _timed(_synced(folder)),
+            "a commit of one entry, one at a time": await _committed(gate),
             "the whole read, one at a time": await _awaited(gate, "desk.read", 1),
             "the whole read, 32 at a time": await _awaited(gate, "desk.read", 32),
             "the whole keyed write, one at a time": await _awaited(gate, "desk.write", 1),
@@ -54,6 +57,27 @@ def _timed(stage: Callable[[], object]) -> float:
         return (time.perf_counter() - begin) / CALLS * 1e6
 
     return statistics.median(once() for _ in range(ROUNDS))
+
+
+def _synced(folder: Path) -> Callable[[], object]:
+    """Give one durable append to a file: what a commit cannot do without."""
+    file = os.open(folder / "sync", os.O_WRONLY | os.O_CREAT)
+
+    def once() -> None:
+        os.pwrite(file, bytes(4096), 0)
+        os.fdatasync(file)
+
+    return once
+
+
+async def _committed(gate: Rig) -> float:
+    entry = gate.parts.entries.bare("fault", "bench")
+    times: list[float] = []
+    for _ in range(CALLS):
+        begin = time.perf_counter()
+        await gate.parts.writer.write(lambda batch: batch.append(entry))
+        times.append((time.perf_counter() - begin) * 1e6)
+    return statistics.median(times)
 
 
 async def _awaited(gate: Rig, tool: str, at_a_time: int) -> float:

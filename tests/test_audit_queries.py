@@ -227,6 +227,44 @@ def test_every_credential_was_given_back_before_its_call_ended(told: Told) -> No
     assert told.rows("leases-astray", "lease") == []
 
 
+async def test_a_credential_is_astray_when_its_gate_died_before_it_was_given_back(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        gate.desk.hold = asyncio.Event()
+        calling = asyncio.create_task(gate.call("desk.write", 1, key=KEYS[0]))
+        await gate.desk.at_work.wait()
+        killed = Told(_copied(gate.database, tmp_path / "killed.db"), {})
+        gate.desk.hold.set()
+        answer = await calling
+    hour = 3600 * 1_000_000
+    late = int(now().timestamp() * 1_000_000) + hour
+
+    assert killed.rows("leases-astray", "tool", "role", "end_entry", "call_id", until=late) == [
+        ("desk.write", "agent", None, answer.call_id)
+    ]
+    assert killed.rows("leases", "status", "lent_ms") == [("lent", None)]
+    assert all(0 <= age < 3600 for age in killed.rows("leases-astray", "age_seconds"))
+    assert killed.rows("leases-astray", "call_id", until=late - 2 * hour) == [], "it is not that old"
+    alive = Told(gate.database, {})
+    assert alive.rows("leases-astray", "call_id") == []
+    assert alive.rows("leases", "status", "call_id") == [("given_back", answer.call_id)]
+
+
+async def test_a_credential_that_was_lent_is_astray_even_where_its_call_ended(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        gate.purse.empty = True
+        answer = await gate.call("desk.write", 1, key=KEYS[0])
+        story = Told(gate.database, {})
+        assert story.rows("leases", "entry") == story.rows("leases-astray", "entry") == [], "none was lent"
+
+        intent = show(gate.database, answer.entry or 0).body["intent"]
+        lent = gate.parts.entries.bare(
+            "lease", "lent", call_id=answer.call_id, intent=intent, role="agent", static=False, lease="l-1"
+        )
+        await gate.parts.writer.write(lambda batch: batch.append(lent))
+
+        assert story.rows("leases-astray", "lease", "intent", "end_entry") == [("l-1", intent, answer.entry)]
+
+
 @pytest.mark.parametrize(
     ("value", "tools"), [("7", ["desk.read"]), ("4", ["desk.destroy"]), ('"', []), ("", []), ("%", [])]
 )

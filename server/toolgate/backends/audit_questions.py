@@ -119,10 +119,12 @@ QUERIES: Final = (
     ),
     NamedQuery(
         name="leases-astray",
-        question="Which credentials were lent for a call that has no end?",
+        question="Which credentials were lent and never given back? (For more than 2 hours: --until 2h.)",
         sql="""
-            SELECT entry, time, tenant, subject, tool, role, static, lease, intent, call_id
-            FROM audit_leases_v1 WHERE end_entry IS NULL AND {where} ORDER BY at DESC, entry DESC
+            SELECT entry, time, tenant, subject, tool, role, static, lease,
+                (strftime('%s', 'now') * 1000000 - lent_at) / 1000000 AS age_seconds, intent, end_entry,
+                call_id
+            FROM audit_leases_v1 WHERE given_back_at IS NULL AND {where} ORDER BY at DESC, entry DESC
         """,
         filters=EVERY,
     ),

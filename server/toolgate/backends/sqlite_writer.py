@@ -56,7 +56,7 @@ class _Job(Generic[T]):
     done: "asyncio.Future[T]"
     publishes: bool = False
     given_up: Callable[[T], None] | None = None
-    waited_for: bool = True
+    timer: asyncio.TimerHandle | None = None
     result: T | None = field(default=None)
     error: BaseException | None = field(default=None)
     begun: bool = False
@@ -69,11 +69,15 @@ class _Job(Generic[T]):
             self.begun = not self.abandoned
             return self.begun
 
-    def abandon(self) -> bool:
-        """Wait no longer; False when the job was taken up already and may still be committed."""
+    def lose_patience(self, patience: float) -> None:
+        """Wait no longer; once more as long, when the job was taken up already and may still be committed."""
         with self._lock:
             self.abandoned = not self.begun
-            return self.abandoned
+        if self.abandoned or not patience:
+            if not self.done.done():
+                self.done.set_exception(LedgerUnavailable("the disk did not answer in time"))
+        else:
+            self.timer = self.loop.call_later(patience, self.lose_patience, 0.0)
 
 
 class SqliteWriter:
@@ -199,13 +203,11 @@ class SqliteWriter:
         done: asyncio.Future[T] = loop.create_future()
         job = _Job(work, loop, done, publishes, given_up)
         self._jobs.put(job)
-        ended, _ = await asyncio.wait((done,), timeout=self._patience)
-        if not ended and not job.abandon():
-            ended, _ = await asyncio.wait((done,), timeout=self._patience)
-        if not ended:
-            job.waited_for = False
-            raise LedgerUnavailable("the disk did not answer in time")
-        return done.result()
+        job.timer = loop.call_later(self._patience, job.lose_patience, self._patience)
+        try:
+            return await done
+        finally:
+            job.timer.cancel()
 
     def _work(self) -> None:
         going_on = True
@@ -341,12 +343,11 @@ def _tell(jobs: list[_Job[Any]]) -> None:
 def _resolve(jobs: list[_Job[Any]]) -> None:
     for job in jobs:
         if job.done.done() or job.abandoned:
-            continue
-        if job.error is not None:
+            if job.error is None and not job.abandoned and job.given_up is not None:
+                job.given_up(job.result)
+        elif job.error is not None:
             failure = LedgerUnavailable(cause(job.error))
             failure.__cause__ = job.error
             job.done.set_exception(failure)
         else:
             job.done.set_result(job.result)
-            if not job.waited_for and job.given_up is not None:
-                job.given_up(job.result)

@@ -122,14 +122,28 @@ VIEWS = {
         FROM ledger_entry e
         WHERE e.kind = 'resolve' OR e.kind = 'reconcile' OR e.kind = 'unknown' OR e.kind = 'late_outcome'
     """,
-    # From the intents, which have indexes by time, tool and caller; leases have none.
+    # From the intents, which have indexes by time, tool and caller; leases have none. An intent that names a
+    # role and has no outcome may have been lent its credential by a process that said no more.
     "audit_leases_v1": f"""
-        SELECT l.idx AS entry, e.at, {time("l.at")} AS time, {WHO}, e.tool,
-            {said("lease", "l")} AS lease, {said("role", "l")} AS role, {said("static", "l")} AS static,
-            l.status, e.idx AS intent, {end_of("entry")} AS end_entry,
-            (l.at - e.at) / 1000 AS lent_ms, e.run, e.call_id
-        FROM ledger_entry e JOIN ledger_entry l ON l.call_id = e.call_id
-        WHERE e.kind = 'intent' AND l.kind = 'lease' AND l.refers = e.idx
+        SELECT COALESCE(l.idx, g.idx, e.idx) AS entry, e.at, {time("COALESCE(l.at, e.at)")} AS time, {WHO},
+            e.tool, COALESCE({said("lease", "g")}, {said("lease", "l")}) AS lease,
+            COALESCE({said("role", "g")}, {said("role", "l")}, {said("role")}) AS role,
+            COALESCE({said("static", "g")}, {said("static", "l")}) AS static,
+            COALESCE(g.status, 'lent') AS status, COALESCE(l.at, e.at) AS lent_at, g.at AS given_back_at,
+            (g.at - COALESCE(l.at, e.at)) / 1000 AS lent_ms, e.idx AS intent, {end_of("entry")} AS end_entry,
+            e.run, e.call_id
+        FROM ledger_entry e
+        LEFT JOIN ledger_entry l
+            ON l.call_id = e.call_id AND l.kind = 'lease' AND l.status = 'lent' AND l.refers = e.idx
+        LEFT JOIN ledger_entry g
+            ON g.call_id = e.call_id AND g.kind = 'lease' AND g.status = 'given_back' AND g.refers = e.idx
+        WHERE e.kind = 'intent' AND CASE
+            WHEN l.idx IS NOT NULL OR g.idx IS NOT NULL THEN 1
+            WHEN EXISTS (
+                SELECT 1 FROM ledger_entry o WHERE o.call_id = e.call_id AND o.refers = e.idx
+                    AND (o.kind = 'outcome' OR o.kind = 'late_outcome')
+            ) THEN 0
+            ELSE {said("role")} <> 'none' END
     """,
     "audit_changes_v1": f"""
         SELECT {NOTE}, {said("writer")} AS writer, {said("digests.policy")} AS policy,
