@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from rich.text import Text
 from examples.demo.deployment import CALLERS, CannotStartError, Demo, running
 from examples.demo.waiting import free_port
 
+VERIFIER = Path(__file__).resolve().parents[2] / "tools" / "verify.py"
 KEY, ERROR = "dev.toolgate/idempotencyKey", "dev.toolgate/error"
 ENTRY, REPLAYED = "dev.toolgate/entry", "dev.toolgate/replayed"
 console = Console(highlight=False, soft_wrap=True)
@@ -42,6 +45,7 @@ def main() -> int:
             console.print(f"Toolgate serves {demo.endpoint}; set up in {time.monotonic() - began:.1f} s.\n")
             asyncio.run(_story(demo))
             _recorded(demo)
+            _verified(demo)
     except (CannotStartError, DidNotHappenError) as error:
         console.print(Text(f"\nThis did not happen as it should: {error}", style="bold red"))
         return 1
@@ -149,6 +153,27 @@ def _recorded(demo: Demo) -> None:
     for end in ("done", "replayed", "idempotency_conflict", "forbidden", "unknown_tool", "bad_arguments"):
         _expect(end in ends, f"a call that ended {end} is recorded")
     _expect("open" not in ends, "every call that was begun has an end")
+
+
+def _verified(demo: Demo) -> None:
+    _chapter("An auditor verifies it with one file that needs nothing of ours")
+    kept = demo.root.parent / "kept-elsewhere"
+    kept.mkdir()
+    key = shutil.copy(demo.root / "keys" / "ledger.vkey", kept)
+    checkpoint = shutil.copy(demo.root / "data" / "checkpoint", kept)
+    copy = kept / "copy.db"
+    database = demo.root / "data" / "toolgate.db"
+    with closing(sqlite3.connect(database)) as ledger, closing(sqlite3.connect(copy)) as target:
+        ledger.backup(target)
+    command = [sys.executable, str(VERIFIER), "ledger", str(copy), "--key", key, "--checkpoint", checkpoint]
+    honest = subprocess.run(command, capture_output=True, text=True, check=False)
+    _expect(honest.returncode == 0, "the ledger is what the checkpoint says")
+    with closing(sqlite3.connect(copy)) as ledger, ledger:
+        ledger.execute("DROP TRIGGER ledger_entry_no_update")
+        ledger.execute("UPDATE ledger_entry SET status = 'done' WHERE status = 'forbidden'")
+    changed = subprocess.run(command, capture_output=True, text=True, check=False)
+    _expect(changed.returncode == 1, "a refusal that is made to look allowed is found")
+    console.print(f"  {changed.stdout.strip().splitlines()[0]}", markup=False)
 
 
 @asynccontextmanager
