@@ -457,6 +457,9 @@ async def test_an_integer_of_any_size_is_shown_as_it_was_kept(tmp_path: Path) ->
     assert (result.value, result.opens) == ({"number": VAST}, True)
     assert intent["captured"] == {"arguments": {"amount": VAST}}
     assert outcome["captured"] == {"result": {"number": VAST}}
+    story = Told(tmp_path / "ledger.db", {})
+    assert story.rows("touched", "call_id", value=f"{VAST}") == [answer.call_id]
+    assert story.rows("touched", "call_id", value=f"{VAST + 1}") == []
 
 
 def test_an_entry_that_is_not_there_is_said_to_be_none(told: Told) -> None:

@@ -135,7 +135,8 @@ QUERIES: Final = (
             SELECT c.entry, c.time, c.tenant, c.subject, c.tool, c.status, p.value AS arguments, c.call_id
             FROM (SELECT h.entry AS holder, h.value FROM audit_payloads_v1 h
                 WHERE h.field = 'arguments' AND h.kept AND instr(h.value, trim(json_quote(:value), '"'))
-                    AND EXISTS (SELECT 1 FROM json_tree(h.value) t WHERE CAST(t.atom AS TEXT) = :value)) p
+                    AND EXISTS (SELECT 1 FROM json_tree(h.value) t WHERE CAST(t.atom AS TEXT) = :value
+                        OR (t.type = 'integer' AND h.value -> t.fullkey = :value))) p
             JOIN (SELECT * FROM audit_calls_v1 WHERE {where}) c ON c.entry = p.holder
             ORDER BY c.entry DESC
         """,
