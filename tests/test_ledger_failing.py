@@ -162,12 +162,12 @@ async def test_a_rulebook_keeps_its_entry_and_one_that_comes_back_gets_a_new_one
         other = replace(first, policy=_Renamed(first.policy))  # pyright: ignore[reportArgumentType]
         beside = {"settings": "1"}
         entries = [
-            await gate.parts.calls.govern(first, beside),
-            await gate.parts.calls.govern(other, beside),
+            await gate.parts.governing.take_up(first, beside),
+            await gate.parts.governing.take_up(other, beside),
         ]
         await gate.call()  # judged under the first, which it began with
-        entries.append(await gate.parts.calls.govern(first, beside))
-        entries.append(await gate.parts.calls.govern(first, beside))
+        entries.append(await gate.parts.governing.take_up(first, beside))
+        entries.append(await gate.parts.governing.take_up(first, beside))
 
     assert entries[0] < entries[1] < entries[2] == entries[3]
     assert len(bodies(tmp_path, "config")) == 3

@@ -78,7 +78,7 @@ class House:
         """
         found, faults = read_rulebook(self.registry, self.root / self.settings.policies, self.keystore)
         if found is not None and found.version != self.in_force.rulebook.version:
-            await self.ledger.calls.govern(found, governed_by(self.root, self.settings))
+            await self.ledger.governing.take_up(found, governed_by(self.root, self.settings))
             self.in_force.rulebook = found
         return faults
 
@@ -88,7 +88,7 @@ class House:
         Raises:
             LedgerUnavailable: it cannot be written.
         """
-        await self.ledger.calls.govern(self.in_force.rulebook, governed_by(self.root, self.settings))
+        await self.ledger.governing.take_up(self.in_force.rulebook, governed_by(self.root, self.settings))
         await self.ledger.endings.take_back()
         await self.ledger.doubts.expire()
         await self.note_strangers()
@@ -184,7 +184,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             raise Misconfigured(found.faults)
         in_force, vault, tools = InForce(found.rulebook), KeystoreVault(found.keystore), AdapterTools(now=now)
         ledger = found.ledger
-        await ledger.calls.govern(found.rulebook, governed_by(root, found.settings))
+        await ledger.governing.take_up(found.rulebook, governed_by(root, found.settings))
         await ledger.endings.take_back()
         gateway = Gateway(
             rulebook=in_force,

@@ -2,22 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 import orjson
-from sqlalchemy import desc, select
 
 from toolgate.backends.endings import Ending, Endings
+from toolgate.backends.governing import Governing
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, Entry, Names, micros
 from toolgate.backends.pseudonyms import Pseudonyms
 from toolgate.backends.sql_claims import GRACE, Claims, Settlement, stored
 from toolgate.backends.sql_doubts import SqlDoubts
-from toolgate.backends.sql_tables import ENTRY, Prepared
 from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call
 from toolgate.core.claims import (
@@ -46,15 +45,12 @@ WAIT: Final = 2.0
 FIRST_LOOK, LONGEST_LOOK = 0.02, 0.2
 """Seconds between two looks whether another process has ended a call."""
 
-_CONFIG = Prepared(
-    select(ENTRY.c.idx, ENTRY.c.body).where(ENTRY.c.kind == "config").order_by(desc(ENTRY.c.idx)).limit(1)
-)
-
 
 class SqlLedger:
     """Writes entries and settles claims through one writer.
 
     Args:
+        governing: says which entry tells what governs a call.
         doubts: takes calls for lost.
         endings: records ends, whatever the database does.
         now: the clock (UTC).
@@ -68,17 +64,16 @@ class SqlLedger:
         pseudonyms: Pseudonyms,
         claims: Claims,
         *,
+        governing: Governing,
         doubts: SqlDoubts,
         endings: Endings,
         now: Callable[[], datetime],
         wait: float = WAIT,
     ) -> None:
         self._writer, self._entries, self._pseudonyms = writer, entries, pseudonyms
-        self._claims, self._doubts, self._endings = claims, doubts, endings
+        self._claims, self._governing = claims, governing
+        self._doubts, self._endings = doubts, endings
         self._now, self._wait = now, wait
-        self._governed_by: dict[str, str] = {}
-        self._in_force = ""
-        self._configs: dict[str, int] = {}
         self._running: dict[int, _Running] = {}
         """By the intent."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -137,13 +132,6 @@ class SqlLedger:
         entry = self._entries.refusal(call, tool, refused, decision, await self._names(call, book))
         return await self._writer.begin(lambda batch: batch.append(entry))
 
-    async def govern(self, book: Rulebook, beside: Mapping[str, str]) -> int:
-        """Record what governs from now on, where that has changed; gives the entry that says it."""
-        if (self._governed_by, self._in_force) != (beside, book.version):
-            self._governed_by, self._in_force = dict(beside), book.version
-            self._configs[book.version] = await self._note_config(book)
-        return self._configs[book.version]
-
     async def note_rejected(self, rejected: Sequence[Rejected]) -> None:
         """Record which sources came with tokens that were refused; an address is kept beside the tree."""
         if rejected:
@@ -160,26 +148,7 @@ class SqlLedger:
             await self._writer.begin(lambda batch: [batch.append(entry) for entry in entries])
 
     async def _names(self, call: Call, book: Rulebook) -> Names:
-        return await self._pseudonyms.names(call, await self._config(book))
-
-    async def _config(self, book: Rulebook) -> int:
-        """Give the entry of a rulebook: that in force or, for a call that began with it, an older one."""
-        known = self._configs.get(book.version)
-        if known is None:
-            known = self._configs[book.version] = await self._note_config(book)
-        return known
-
-    async def _note_config(self, book: Rulebook) -> int:
-        digests = {"registry": book.catalog.digest, "policy": book.policy.digest, **self._governed_by}
-
-        def work(batch: Batch) -> int:
-            batch.flush()
-            last = batch.find(_CONFIG, {})
-            if last is not None and orjson.loads(last["body"])["digests"] == digests:
-                return int(last["idx"])
-            return batch.append(self._entries.bare("config", "in_force", digests=dict(digests)))
-
-        return await self._writer.write(work)
+        return await self._pseudonyms.names(call, await self._governing.entry_of(book))
 
     async def _open_unclaimed(self, asked: "_Asked") -> Opened:
         entry = self._intent(asked, self._first(asked))

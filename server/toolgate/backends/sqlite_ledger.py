@@ -9,6 +9,7 @@ from typing import Final
 
 from toolgate.backends.checkpoints import EVERY, Checkpoints
 from toolgate.backends.endings import Endings
+from toolgate.backends.governing import Governing
 from toolgate.backends.ledger_entries import Entries
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.pseudonyms import Pseudonyms
@@ -48,6 +49,7 @@ class SqliteLedger:
 
     writer: SqliteWriter
     calls: SqlLedger
+    governing: Governing
     doubts: SqlDoubts
     endings: Endings
     entries: Entries
@@ -77,11 +79,26 @@ def open_sqlite_ledger(
     entries = Entries(now=now, random=random)
     pseudonyms = Pseudonyms(writer, random)
     claims = Claims(writer.owners, files.kept)
+    governing = Governing(writer, entries)
     doubts = SqlDoubts(writer, entries, claims, now=now)
     endings = Endings(writer, claims, Spill(files.spill))
     calls = SqlLedger(
-        writer, entries, pseudonyms, claims, doubts=doubts, endings=endings, now=now, wait=files.wait
+        writer,
+        entries,
+        pseudonyms,
+        claims,
+        governing=governing,
+        doubts=doubts,
+        endings=endings,
+        now=now,
+        wait=files.wait,
     )
     return SqliteLedger(
-        writer=writer, calls=calls, doubts=doubts, endings=endings, entries=entries, pseudonyms=pseudonyms
+        writer=writer,
+        calls=calls,
+        governing=governing,
+        doubts=doubts,
+        endings=endings,
+        entries=entries,
+        pseudonyms=pseudonyms,
     )

@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -29,6 +28,7 @@ from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import FORM, Entry, entry_of, micros
 from toolgate.backends.owners import Owners
 from toolgate.backends.sqlite_files import cause, connected, identity, prepare
+from toolgate.backends.writer_job import Job, tell
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import Note
 
@@ -46,38 +46,6 @@ ROOM_SECONDS: Final = 0.25
 """How often the room on the disk is looked up."""
 
 Work: TypeAlias = Callable[[Batch], T]
-
-
-@dataclass(eq=False)
-class _Job(Generic[T]):
-    work: Callable[[Any], T]
-    """Of a batch, inside a transaction; of nothing, after it."""
-    loop: asyncio.AbstractEventLoop
-    done: "asyncio.Future[T]"
-    publishes: bool = False
-    given_up: Callable[[T], None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    result: T | None = field(default=None)
-    error: BaseException | None = field(default=None)
-    begun: bool = False
-    abandoned: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def begin(self) -> bool:
-        """Take the job up; not when the one who waited for it has gone."""
-        with self._lock:
-            self.begun = not self.abandoned
-            return self.begun
-
-    def lose_patience(self, patience: float) -> None:
-        """Wait no longer; once more as long, when the job was taken up already and may still be committed."""
-        with self._lock:
-            self.abandoned = not self.begun
-        if self.abandoned or not patience:
-            if not self.done.done():
-                self.done.set_exception(LedgerUnavailable("the disk did not answer in time"))
-        else:
-            self.timer = self.loop.call_later(patience, self.lose_patience, 0.0)
 
 
 class SqliteWriter:
@@ -113,7 +81,7 @@ class SqliteWriter:
         self._roomy, self._look_again = True, 0.0
         self._generation, self._wseq = 0, 0
         self._ahead = clock() - time.monotonic()
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         try:
             self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._turn():
@@ -201,7 +169,7 @@ class SqliteWriter:
     ) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        job = _Job(work, loop, done, publishes, given_up)
+        job = Job(work, loop, done, publishes, given_up)
         self._jobs.put(job)
         job.timer = loop.call_later(self._patience, job.lose_patience, self._patience)
         try:
@@ -216,16 +184,16 @@ class SqliteWriter:
             writes = [job for job in jobs if not job.publishes]
             if writes:
                 self._commit(writes)
-                _tell(writes)
+                tell(writes)
                 self._fold_after(len(writes))
             for job in jobs:
                 if job.publishes and job.begin():
                     self._attempt(job)
-                    _tell([job])
+                    tell([job])
             self._publish_when_due()
 
-    def _next_jobs(self) -> tuple[list[_Job[Any]], bool]:
-        jobs: list[_Job[Any]] = []
+    def _next_jobs(self) -> tuple[list[Job[Any]], bool]:
+        jobs: list[Job[Any]] = []
         try:
             job = self._jobs.get(timeout=self._checkpoints.due_in())
         except queue.Empty:
@@ -237,7 +205,7 @@ class SqliteWriter:
             job = self._jobs.get()
         return jobs, False
 
-    def _commit(self, jobs: list[_Job[Any]]) -> None:
+    def _commit(self, jobs: list[Job[Any]]) -> None:
         """Commit `jobs` together; when that fails, each by itself, so that one cannot sink the others."""
         try:
             self._transact(jobs)
@@ -251,13 +219,13 @@ class SqliteWriter:
             jobs[0].error = error
         self._failing = jobs[0].error is not None
 
-    def _attempt(self, job: _Job[Any]) -> None:
+    def _attempt(self, job: Job[Any]) -> None:
         try:
             job.result = job.work(None)
         except (sqlite3.Error, OSError, ValueError, LedgerUnavailable) as error:
             job.error = error
 
-    def _transact(self, jobs: list[_Job[Any]], *closing: Entry) -> None:
+    def _transact(self, jobs: list[Job[Any]], *closing: Entry) -> None:
         with self._turn():
             if identity(self._path) != self._file or not self.owners.still_here():
                 raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
@@ -329,25 +297,3 @@ class SqliteWriter:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-
-
-def _tell(jobs: list[_Job[Any]]) -> None:
-    """Hand the results over, with one wake-up of each loop for all of them."""
-    for loop in {job.loop for job in jobs}:
-        try:
-            loop.call_soon_threadsafe(_resolve, [job for job in jobs if job.loop is loop])
-        except RuntimeError:
-            log.warning("a ledger write ended after its loop was closed")
-
-
-def _resolve(jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        if job.done.done() or job.abandoned:
-            if job.error is None and not job.abandoned and job.given_up is not None:
-                job.given_up(job.result)
-        elif job.error is not None:
-            failure = LedgerUnavailable(cause(job.error))
-            failure.__cause__ = job.error
-            job.done.set_exception(failure)
-        else:
-            job.done.set_result(job.result)

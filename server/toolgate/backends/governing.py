@@ -1,0 +1,59 @@
+"""What governs calls, by digest: an entry whenever it changes, to which the calls judged under it point."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import desc, select
+
+from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_entries import Entries
+from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.core.ports import Rulebook
+
+_LAST = Prepared(
+    select(ENTRY.c.idx, ENTRY.c.body).where(ENTRY.c.kind == "config").order_by(desc(ENTRY.c.idx)).limit(1)
+)
+
+
+class Governing:
+    """Records rulebooks, and what governs beside them: settings, adapters, keys."""
+
+    def __init__(self, writer: SqliteWriter, entries: Entries) -> None:
+        self._writer, self._entries = writer, entries
+        self._beside: dict[str, str] = {}
+        self._in_force = ""
+        self._known: dict[str, int] = {}
+
+    async def take_up(self, book: Rulebook, beside: Mapping[str, str]) -> int:
+        """Record what governs from now on, where that has changed; gives the entry that says it.
+
+        Raises:
+            LedgerUnavailable: it could not be recorded.
+        """
+        if (self._beside, self._in_force) != (beside, book.version):
+            self._beside = dict(beside)
+            self._known[book.version] = await self._record(book)
+            self._in_force = book.version
+        return self._known[book.version]
+
+    async def entry_of(self, book: Rulebook) -> int:
+        """Give the entry of a rulebook: that in force or, for a call that began with it, an older one."""
+        known = self._known.get(book.version)
+        if known is None:
+            known = self._known[book.version] = await self._record(book)
+        return known
+
+    async def _record(self, book: Rulebook) -> int:
+        digests: dict[str, Any] = {"registry": book.catalog.digest, "policy": book.policy.digest}
+        digests |= self._beside
+
+        def work(batch: Batch) -> int:
+            batch.flush()
+            last = batch.find(_LAST, {})
+            if last is not None and orjson.loads(last["body"])["digests"] == digests:
+                return int(last["idx"])
+            return batch.append(self._entries.bare("config", "in_force", digests=digests))
+
+        return await self._writer.write(work)
