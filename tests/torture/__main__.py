@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from tests.torture.report import page, summary, table
+from tests.torture.report import coverage, page, summary, table
 from tests.torture.trial import Cell, Result, tried
 from toolgate.core.tool import Duplicates
 
@@ -35,7 +35,7 @@ def main() -> int:
         print(table(results))
         for result in broken:
             print(f"\nto repeat: {result.cell.command}", *result.violations, sep="\n  ")
-        print(summary(results, time.monotonic() - began))
+        print(f"{coverage(results)}\n{summary(results, time.monotonic() - began)}")
     if asked.page is not None and not broken:
         asked.page.write_text(page(results), "utf-8")
     return 1 if broken else 0

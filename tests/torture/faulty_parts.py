@@ -3,12 +3,13 @@
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.torture.points import Points
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.spill import Spill, Spilled
 from toolgate.backends.sql_ledger import SqlLedger
+from toolgate.backends.sqlite_writer import SqliteWriter, Work
 from toolgate.core.call import Call
 from toolgate.core.claims import Closed, InDoubt, Opened
 from toolgate.core.decision import Decision
@@ -19,6 +20,8 @@ from toolgate.core.outcome import Answer, Outcome, Refused
 from toolgate.core.ports import Rulebook
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
+
+T = TypeVar("T")
 
 
 def put(owner: object, name: str, part: object) -> None:
@@ -76,9 +79,9 @@ class FaultyConnection:
             self._points.meet("before the end's commit", sqlite3.OperationalError)
         committed = self._inner.execute("COMMIT")
         if "intent" in self._kinds:
-            self._points.meet("after the intent's commit")
+            self._points.meet("after the intent's commit", sqlite3.OperationalError)
         if ends:
-            self._points.meet("after the end's commit")
+            self._points.meet("after the end's commit", sqlite3.OperationalError)
         return committed
 
 
@@ -115,6 +118,18 @@ class FaultySpill(Spill):
 
 
 @dataclass
+class WriterOfEnds:
+    """The writer as the ends of calls find it, with a point before each try to record one."""
+
+    inner: SqliteWriter
+    points: Points
+
+    async def write(self, work: Work[T]) -> T:
+        self.points.meet("before the end", LedgerUnavailable)
+        return await self.inner.write(work)
+
+
+@dataclass
 class FaultyLedger:
     """The real ledger, with a point at its door."""
 
@@ -133,7 +148,6 @@ class FaultyLedger:
     async def close(
         self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
     ) -> Closed:
-        self.points.meet("before the end", LedgerUnavailable)
         return await self.inner.close(call, tool, opened, outcome, lent)
 
     async def refuse(

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.gate_on_scripted_system import Purse
-from tests.torture.faulty_parts import FaultyConnection, FaultyKey, FaultyLedger, FaultySpill, part_of, put
+from tests.torture.faulty_parts import (
+    FaultyConnection,
+    FaultyKey,
+    FaultyLedger,
+    FaultySpill,
+    WriterOfEnds,
+    part_of,
+    put,
+)
 from tests.torture.line import TOOL, Line, tool
 from tests.torture.points import Points, Trouble
 from toolgate.backends.adapter_tools import AdapterTools
@@ -49,7 +57,7 @@ class Setup:
     troubles: tuple[Trouble, ...] = ()
     timeout: float = 1.0
     grace: float = 0.4
-    """How long after its timeout an attempt is taken for lost; half a minute outside of tests."""
+    """How long after its timeout an attempt is taken for lost; a minute and a half outside of tests."""
     quiet: float = 0.4
     keep: float = 0.15
     """Seconds between rounds of keeping house; 0 for none."""
@@ -60,9 +68,19 @@ class Setup:
     floor: int = 0
 
     @property
+    def diary(self) -> Path:
+        """A file in which is written what trouble there was."""
+        return self.folder / "diary"
+
+    @property
     def lapse(self) -> float:
         """Seconds after which an attempt's owner is taken for lost."""
         return self.timeout + self.grace
+
+    @property
+    def hang(self) -> float:
+        """Seconds for which a hanging gate hangs: its calls are lost then, and their systems quiet."""
+        return self.lapse + self.quiet + self.patience / 2
 
 
 class AllowsAll:
@@ -110,9 +128,7 @@ class Gate:
 @asynccontextmanager
 async def open_gate(setup: Setup) -> AsyncGenerator[Gate]:
     """Build a gate; close it when all that was begun has ended."""
-    points = Points(
-        setup.troubles, setup.folder / "diary", hang=setup.lapse + setup.quiet + setup.patience / 2
-    )
+    points = Points(setup.troubles, setup.diary, hang=setup.hang)
     parts = _ledger(setup, points)
     line = Line(setup.system, points)
     admitted = tool(line, setup.mode, timeout=setup.timeout, quiet=setup.quiet)
@@ -152,6 +168,7 @@ def _ledger(setup: Setup, points: Points) -> SqliteLedger:
     spill = FaultySpill(files.spill)
     spill.points = points
     put(parts.endings, "_spill", spill)
+    put(parts.endings, "_writer", WriterOfEnds(parts.writer, points))
 
     def lapse(_tool: Tool) -> datetime:
         return now() + timedelta(seconds=setup.lapse)
@@ -199,7 +216,11 @@ async def _keep(gate: Gate, pause: float) -> None:
 
 async def _answer(gate: Gate, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
     answer = await gate.call(asked["number"], asked["key"])
-    gate.points.meet("before the reply")
+    try:
+        gate.points.meet("before the reply")
+    except OSError:  # the line to this caller broke
+        _say(writer, {"ask": asked["ask"], "answer": None})
+        return
     value = canonical(answer.outcome.value).decode() if isinstance(answer.outcome, Done) else None
     _say(writer, {"ask": asked["ask"], "answer": answer.model_dump(mode="json"), "value": value})
     with suppress(ConnectionError):

@@ -1,38 +1,20 @@
 """Which trouble the gates of one trial get, one gate after another."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Literal
 
-from tests.torture.points import POINTS, Point, Trouble
+from tests.torture.points import ACTIONS, LOOKING_UP, OUTSIDE, POINTS, Action, Point, Trouble, is_meaningful
 from toolgate.core.tool import Duplicates
 
 ALWAYS = 1_000_000
 _SPILLING: tuple[Point, ...] = ("before spilling", "after spilling", "before forgetting what was spilled")
-_LOOKING_UP: tuple[Point, ...] = ("before a look-up", "after a look-up")
-_CHECKPOINTS: tuple[Point, ...] = ("before the checkpoint's file", "after the checkpoint's file")
-_FAILING: tuple[Point, ...] = (
-    "before the intent",
-    "before the intent's commit",
-    "before sending",
-    "before the send",
-    "after the send",
-    "after the system's answer",
-    "before the end's commit",
-    "before the checkpoint's file",
-    "after the checkpoint's file",
-    "before a look-up",
-    "before spilling",
-)
-_HANGING: tuple[Point, ...] = (
-    "before the intent's commit",
-    "after the intent's commit",
-    "before sending",
-    "before the send",
-    "after the send",
-    "before the end's commit",
-)
 _ENDS_FAIL = Trouble("before the end's commit", "raise", times=ALWAYS, until="after spilling")
+_IN_DOUBT = Trouble("after the send", "raise", times=3)
+"""Leaves something to look up."""
+_SECONDS, _SECONDS_OF_A_HANG = 4.0, 2.5
 
 
 @dataclass(frozen=True)
@@ -41,49 +23,89 @@ class Plan:
 
     troubles: tuple[Trouble, ...]
     seconds: float
+    stop: Literal["hang", "slow"] | None = None
+    """It is stopped from outside, and goes on after a while."""
+    before: float = 0.0
+    """Seconds for which it runs before that."""
 
 
-def plans(mode: Duplicates, seed: int) -> Iterator[Plan]:
-    """Give plans without end; in a round of them each point kills once, and some do other harm."""
+def plans(mode: Duplicates, seed: str) -> Iterator[Plan]:
+    """Give plans without end; in each deck of some forty, everything happens that can happen, everywhere."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated
-    points = _of(mode, POINTS)
     while True:
-        deck = [_plan(point, mode, chance) for point in points]
-        deck += [Plan(_beside(mode, chance), chance.uniform(0.02, 0.5)) for _ in range(3)]
-        deck += [Plan((_failing(mode, chance),), chance.uniform(0.3, 0.8)) for _ in range(4)]
+        deck = [*_from_outside(mode, chance), *_in_general(chance), *_about(_SPILLING, chance, _ENDS_FAIL)]
+        if mode == "query":
+            deck += _about(LOOKING_UP, chance, _IN_DOUBT)
         chance.shuffle(deck)
         yield from deck
 
 
-def _plan(point: Point, mode: Duplicates, chance: random.Random) -> Plan:
-    if point in _SPILLING:
-        return Plan((_ENDS_FAIL, Trouble(point, "kill")), 3.0)
-    if point in _LOOKING_UP:
-        return Plan((Trouble("after the send", "raise", times=2), Trouble(point, "kill")), 3.0)
-    if point in _CHECKPOINTS:
-        return Plan((*_beside(mode, chance), Trouble(point, "kill", chance.randrange(1, 4))), 2.0)
-    beside = _beside(mode, chance)
-    skip = chance.randrange(5) + (3 if beside else 0)
-    hangs = any(trouble.action == "hang" for trouble in beside)
-    return Plan((*beside, Trouble(point, "kill", skip)), 5.0 if hangs else 2.0)
+def meaningful(mode: Duplicates) -> list[tuple[str, Action]]:
+    """Give everything that can happen, and where."""
+    return [
+        (place, action)
+        for place in (*_of(mode), OUTSIDE)
+        for action in ACTIONS
+        if is_meaningful(place, action)
+    ]
 
 
-def _beside(mode: Duplicates, chance: random.Random) -> tuple[Trouble, ...]:
-    """Give now and then a trouble that does not kill."""
-    drawn = chance.random()
-    if drawn < 0.06:
-        return (Trouble(chance.choice(_HANGING), "hang", chance.randrange(1, 4)),)
-    if drawn < 0.25:
-        return (_failing(mode, chance),)
-    if drawn < 0.35:
-        return (Trouble(chance.choice(_of(mode, POINTS)), "slow", chance.randrange(4), 2),)
-    return ()
+def _from_outside(mode: Duplicates, chance: random.Random) -> list[Plan]:
+    """Kill a gate at any moment: after some trouble or in the middle of it, or after it was stopped."""
+    points = _of(mode)
+    beside = (_harm(chance.choice(points), "hang", chance), _harm(chance.choice(points), "slow", chance))
+    start = chance.uniform(0.05, 0.3)
+    return [
+        Plan((beside[0],), chance.uniform(0.1, 2.5)),
+        Plan((beside[1],), chance.uniform(0.02, 0.5)),
+        Plan((), start + chance.uniform(2.4, 3.0), "hang", start),
+        Plan((), start + chance.uniform(0.15, 0.5), "slow", start),
+    ]
 
 
-def _failing(mode: Duplicates, chance: random.Random) -> Trouble:
-    return Trouble(chance.choice(_of(mode, _FAILING)), "raise", chance.randrange(4), chance.randrange(1, 4))
+def _in_general(chance: random.Random) -> list[Plan]:
+    return _about([point for point in POINTS if point not in {*_SPILLING, *LOOKING_UP}], chance)
 
 
-def _of(mode: Duplicates, points: tuple[Point, ...]) -> list[Point]:
+def _about(points: Sequence[Point], chance: random.Random, *first: Trouble) -> list[Plan]:
+    """Kill twice at each of `points`, and deal out among those gates what else can happen there.
+
+    Args:
+        first: what has to happen for the points to be met.
+    """
+    kills: list[Point] = [*points, *points]
+    chance.shuffle(kills)
+    hands: list[list[Trouble]] = [[] for _ in kills]
+    for hand, (point, action) in zip(cycle(hands), _harms(points, chance), strict=False):
+        hand.append(_harm(point, action, chance))
+    return [_plan((*first, *hand), point, chance) for point, hand in zip(kills, hands, strict=True)]
+
+
+def _harms(points: Sequence[Point], chance: random.Random) -> list[tuple[Point, Action]]:
+    """Give what does not kill, in such an order that hands dealt from it have their share of hangs."""
+    harms: list[tuple[Point, Action]] = []
+    for action in ACTIONS[1:]:
+        where: list[Point] = [point for point in points if is_meaningful(point, action)]
+        chance.shuffle(where)
+        harms.extend((point, action) for point in where)
+    return harms
+
+
+def _harm(point: Point, action: Action, chance: random.Random) -> Trouble:
+    often = point not in {*_SPILLING, *LOOKING_UP}
+    skip = chance.randrange(3) if often else 0
+    return Trouble(point, action, skip, chance.randrange(1, 4) if often and action != "hang" else 1)
+
+
+def _plan(troubles: tuple[Trouble, ...], point: Point, chance: random.Random) -> Plan:
+    """Kill at `point` after the troubles, or now and then without waiting for them."""
+    skip = chance.randrange(4) if point not in {*_SPILLING, *LOOKING_UP} else 0
+    hangs = sum(trouble.action == "hang" for trouble in troubles)
+    kill = Trouble(point, "kill", skip, last=chance.random() < 0.95)
+    return Plan((*troubles, kill), _SECONDS + _SECONDS_OF_A_HANG * hangs)
+
+
+def _of(mode: Duplicates) -> list[Point]:
     """Leave out what is never met."""
-    return [point for point in points if mode == "query" or point not in _LOOKING_UP]
+    points: list[Point] = [point for point in POINTS if mode == "query" or point not in LOOKING_UP]
+    return points

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -33,6 +33,18 @@ Point = Literal[
 """`before sending` is before the adapter says that it sends, `before the send` between that and the bytes."""
 Action = Literal["kill", "raise", "hang", "slow", "stop"]
 POINTS: Final[tuple[Point, ...]] = get_args(Point)
+ACTIONS: Final[tuple[Action, ...]] = ("kill", "raise", "hang", "slow")
+LOOKING_UP: Final[tuple[Point, ...]] = ("before a look-up", "after a look-up")
+"""Met only where the system can be asked."""
+OUTSIDE: Final = "anywhere, from outside"
+"""By a signal to the process, wherever it is."""
+_HOLDS: Final = "SQLite does not report a commit as failed that holds"
+WITHOUT_MEANING: Final[Mapping[tuple[str, Action], str]] = {
+    ("after the intent's commit", "raise"): _HOLDS,
+    ("after the end's commit", "raise"): _HOLDS,
+    ("after the reply", "raise"): "after the reply nothing of a call is left that could fail",
+    (OUTSIDE, "raise"): "from outside nothing can be raised in a process",
+}
 SLOW: Final = 0.1
 
 
@@ -45,6 +57,8 @@ class Trouble:
     skip: int = 0
     times: int = 1
     until: Point | None = None
+    last: bool = False
+    """Only when all other troubles of the gate, but those `until` another point, have happened."""
 
 
 class Points:
@@ -60,6 +74,7 @@ class Points:
         self._troubles = tuple(troubles)
         self._passed = dict.fromkeys(range(len(troubles)), 0)
         self._met: set[Point] = set()
+        self._due = {number for number, trouble in enumerate(troubles) if not (trouble.last or trouble.until)}
         self._diary, self._hang = diary, hang
         self._lock = threading.Lock()
 
@@ -68,21 +83,19 @@ class Points:
         self._met.add(point)
         for number, trouble in enumerate(self._troubles):
             if trouble.point == point and self._is_due(number, trouble):
-                self._note(trouble)
-                self._act(trouble, fault)
+                note(self._diary, point, trouble.action)
+                try:
+                    self._act(trouble, fault)
+                finally:
+                    self._due.discard(number)
 
     def _is_due(self, number: int, trouble: Trouble) -> bool:
-        if trouble.until in self._met:
+        if trouble.until in self._met or (trouble.last and self._due):
             return False
         with self._lock:
             passed = self._passed[number]
             self._passed[number] += 1
         return trouble.skip <= passed < trouble.skip + trouble.times
-
-    def _note(self, trouble: Trouble) -> None:
-        descriptor = os.open(self._diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(descriptor, f"{trouble.point}|{trouble.action}\n".encode())
-        os.close(descriptor)
 
     def _act(self, trouble: Trouble, fault: type[Exception]) -> None:
         match trouble.action:
@@ -96,3 +109,15 @@ class Points:
                 time.sleep(SLOW)
             case "raise":
                 raise fault(f"made to fail {trouble.point}")
+
+
+def is_meaningful(place: str, action: Action) -> bool:
+    """Whether it is something that can happen there."""
+    return (place, action) not in WITHOUT_MEANING
+
+
+def note(diary: Path, where: str, action: Action) -> None:
+    """Write down what is about to happen."""
+    descriptor = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, f"{where}|{action}\n".encode())
+    os.close(descriptor)

@@ -1,11 +1,15 @@
 """What the trials came to, as a table, a line and a page."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from tests.torture.points import POINTS
+from tests.torture.gate import Setup
+from tests.torture.plans import meaningful
+from tests.torture.points import ACTIONS, OUTSIDE, POINTS, WITHOUT_MEANING, is_meaningful
 from tests.torture.promises import Tally, totals
 from tests.torture.trial import Result
+from toolgate.backends.sql_claims import GRACE
 
 _HEAD = (
     "mode",
@@ -50,7 +54,27 @@ def page(results: Sequence[Result]) -> str:
         seeds=", ".join(sorted({str(result.cell.seed) for result in results}, key=int)),
         table=table(results),
         troubles=_troubles(results),
+        coverage=coverage(results),
+        meaningless="; ".join(dict.fromkeys(WITHOUT_MEANING.values())),
+        lapse=Setup.timeout + Setup.grace,
+        quiet=Setup.quiet,
+        hang=Setup.timeout + Setup.grace + Setup.quiet + Setup.patience / 2,
+        grace=round(GRACE.total_seconds()),
     )
+
+
+def coverage(results: Sequence[Result]) -> str:
+    """Say what of all that can happen has happened."""
+    met = [(happened, of) for _, _, of in _grouped(results) for happened in _counts(of)]
+    missing = [
+        f"{place} ({action}, {of[0].cell.mode}, {of[0].cell.processes})"
+        for (place, action, times), of in met
+        if not times
+    ]
+    said = f"{len(met) - len(missing)} of {len(met)} combinations of place, action, mode and processes"
+    least = min(times for (_, _, times), _ in met)
+    rest = f"all but: {', '.join(missing)}" if missing else f"the rarest {least} times"
+    return textwrap.fill(f"{said} were met, {rest}.", 110)
 
 
 def _figures(tally: Tally) -> tuple[str, ...]:
@@ -84,16 +108,35 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
-def _troubles(results: Sequence[Result]) -> str:
-    met: Counter[str] = Counter()
+def _counts(results: Sequence[Result]) -> Iterable[tuple[str, str, int]]:
+    """Give how often everything happened that can happen in one mode."""
+    happened = _happened(results)
+    for place, action in meaningful(results[0].cell.mode):
+        yield place, action, happened[f"{place}|{action}"]
+
+
+def _happened(results: Sequence[Result]) -> Counter[str]:
+    happened: Counter[str] = Counter()
     for result in results:
-        met.update(result.troubles)
-    actions = ("kill", "raise", "hang", "slow")
-    rows = [(point, *(str(met[f"{point}|{action}"] or "") for action in actions)) for point in POINTS]
-    killed = sum(met[f"{point}|kill"] for point in POINTS)
-    kills = totals(result.tally for result in results).kills
-    rows.append(("anywhere, from outside", str(kills - killed), "", "", ""))
-    return "\n".join(_aligned([("where", *actions), *rows]))
+        happened.update(result.troubles)
+    killed = sum(happened[f"{point}|kill"] for point in POINTS)
+    happened[f"{OUTSIDE}|kill"] = sum(result.tally.kills for result in results) - killed
+    return happened
+
+
+def _troubles(results: Sequence[Result]) -> str:
+    happened = _happened(results)
+    rows = [
+        (
+            place,
+            *(
+                str(happened[f"{place}|{action}"]) if is_meaningful(place, action) else "-"
+                for action in ACTIONS
+            ),
+        )
+        for place in (*POINTS, OUTSIDE)
+    ]
+    return "\n".join(_aligned([("where", *ACTIONS), *rows]))
 
 
 _PAGE = """# Killed gates
@@ -108,7 +151,9 @@ process of its own, survives them, and writes down what it did. The system deals
 the four ways of a manifest (`duplicates`), and breaks the line before or after it acts, acts only after
 the line broke, answers slowly or, for `key`, gets a request twice. The ledger, the gateway, the runner of
 adapters and the reconciler are the real ones; the policy allows everything, the credential is made up,
-and timeouts are short: a call is taken for lost after 1.4 s, a system is quiet after 0.4 s.
+and terms are short: a call that has not ended is taken for lost after {lapse:.1f} s (outside of tests,
+{grace} s after its tool's timeout) or when its gate is gone, and nothing that was sent is on its way any
+more {quiet:.1f} s (the tool's `quiet_period`) after it was noticed that its gate is gone or has ended it.
 
 Seeds: {seeds}.
 
@@ -131,9 +176,15 @@ How often what happened where:
 
 {troubles}
 
-`raise` is an error of the disk, the database or the line; `hang` stops the whole process for longer than
-its calls' lapse, or, at a commit, the one writer, with the lock in its hand; `slow` is a tenth of a
-second.
+`raise` is an error of the disk, the database or the line; before the end, a writer that does not answer in
+time; before the reply, a caller who hears nothing. `hang` stops the whole process for {hang:.1f} s, longer
+than until its calls are lost and their system is quiet, or, at a commit or a checkpoint, the one writer,
+with the lock in its hand, or, about spilling, one thread; `slow` is a tenth of a second. From outside, both
+are a signal that stops the process, wherever it is. Before the end's commit, `raise` also makes ends spill.
+
+`-`: {meaningless}.
+
+{coverage}
 
 # What this does not test
 
@@ -142,7 +193,10 @@ second.
 - A system that acts later than its manifest's `quiet_period` says, or forgets keys earlier than `key_ttl`
   says.
 - By chance, hardly ever: a gate that is stopped between saying that it sends and sending, until its call was
-  taken for lost, and whose request is then late as well.
+  taken for lost, and whose request is then late as well. A test of its own does that
+  (`tests/test_torture_cases.py`).
+- A commit that reports an error and holds all the same. No call would take effect twice, but an end could be
+  recorded twice, which `tools/verify.py` would report.
 - Callers that use a new key for the same wish.
 - A `natural` system on which others set the same state in between.
 """

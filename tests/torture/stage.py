@@ -71,7 +71,7 @@ class Running:
         return self._writer is not None
 
     async def ask(self, number: int, key: str) -> Reply | None:
-        """Make a call; None when the gate died before it answered."""
+        """Make a call; None when the gate died, or the line broke, before it answered."""
         if self._writer is None:
             return None
         ask = next(self._numbers)
@@ -103,7 +103,8 @@ class Running:
         with suppress(ConnectionError):
             while (line := await reader.readline()).endswith(b"\n"):
                 said = json.loads(line)
-                self._asked.pop(said.pop("ask")).set_result(Reply.model_validate(said))
+                asked = self._asked.pop(said.pop("ask"))
+                asked.set_result(None if said["answer"] is None else Reply.model_validate(said))
         self._hung_up()
         writer.close()
 

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.torture.plans import Plan, plans
+from tests.torture.points import OUTSIDE, SLOW, note
 from tests.torture.promises import Promises, Tally, Verdict
 from tests.torture.stage import Reply, Running, Stage, a_stage
 from tests.torture.tree import faults_in_ledger
@@ -103,11 +104,21 @@ class Trial:
                 continue
             self._gates[place] = running
             try:
-                await asyncio.wait_for(running.gone.wait(), plan.seconds)
+                await asyncio.wait_for(self._see_out(running, plan), plan.seconds)
             except TimeoutError:
                 running.signal(signal.SIGKILL)
                 await running.gone.wait()
             self._note_end(running)
+
+    async def _see_out(self, running: Running, plan: Plan) -> None:
+        """Wait until a gate is gone; meanwhile stop it for a while, if that is the plan."""
+        if plan.stop is not None:
+            await asyncio.sleep(plan.before)
+            note(self.stage.setup.diary, OUTSIDE, plan.stop)
+            running.signal(signal.SIGSTOP)
+            await asyncio.sleep(self.stage.setup.hang if plan.stop == "hang" else SLOW)
+            running.signal(signal.SIGCONT)
+        await running.gone.wait()
 
     def _note_end(self, running: Running) -> None:
         self.promises.tally.kills += 1
@@ -177,8 +188,8 @@ async def tried(cell: Cell, folder: Path) -> Result:
     upstream = {"seed": cell.seed, "weather": weather}
     async with a_stage(folder, upstream, mode=cell.mode) as stage:
         promises = Promises(folder / "ledger.db", cell.mode)
-        await Trial(cell, stage, promises, plans(cell.mode, cell.seed)).run()
-    diary = (folder / "diary").read_text("utf-8").splitlines()
+        await Trial(cell, stage, promises, plans(cell.mode, cell.command)).run()
+        diary = stage.setup.diary.read_text("utf-8").splitlines()
     return Result(
         cell=cell,
         tally=promises.tally,
