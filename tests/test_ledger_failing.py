@@ -20,8 +20,9 @@ from tests.gate_on_scripted_system import ledger_in, rig
 from toolgate.backends.log_key import LogKey
 from toolgate.core.claims import Opened
 from toolgate.core.errors import LedgerUnavailable
-from toolgate.core.outcome import Done, Failed, Unknown
+from toolgate.core.outcome import Done, Failed, Refused, Unknown
 from toolgate.core.strangers import MOST_REASONS, MOST_SOURCES, Strangers
+from toolgate.main import now
 
 pytestmark = pytest.mark.anyio
 KEY = "a-key-of-16-chars-or-more"
@@ -243,3 +244,82 @@ async def test_two_gates_on_one_root_stopped_in_any_order_leave_nothing_behind(t
     assert not list((tmp_path / "ledger.db.writers").iterdir())
     shutil.rmtree(tmp_path / "ledger.db.writers")
     await ledger_in(tmp_path).aclose()
+
+
+async def test_one_file_has_one_lock_by_whatever_name_it_is_reached(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    async with rig(one, duplicates="query", quiet_period=0) as first:
+        shutil.copy(one / "ledger.key", other / "ledger.key")
+        for name in ("ledger.db", "checkpoint"):
+            (other / name).symlink_to(one / name)
+        first.desk.hold = asyncio.Event()
+        running = asyncio.ensure_future(first.call(key=KEY))
+        await first.desk.at_work.wait()
+        async with rig(other, duplicates="query", quiet_period=0, wait=0.1) as second:
+            busy = await second.call(key=KEY)
+            first.desk.hold.set()
+            done = await running
+
+    assert isinstance(busy.outcome, Refused), "its owner is alive"
+    assert isinstance(done.outcome, Done)
+    assert second.desk.effects == 0
+
+
+async def test_owners_whose_files_are_gone_are_not_taken_for_dead(tmp_path: Path) -> None:
+    async with rig(tmp_path, duplicates="query", quiet_period=0) as first:
+        first.desk.hold = asyncio.Event()
+        running = asyncio.ensure_future(first.call(key=KEY))
+        await first.desk.at_work.wait()
+        shutil.rmtree(tmp_path / "ledger.db.writers")
+        async with rig(tmp_path, duplicates="query", quiet_period=0, wait=0.1) as second:
+            busy = await second.call(key=KEY)
+            first.desk.hold.set()
+            ended = await running
+
+    assert isinstance(busy.outcome, Refused)
+    assert isinstance(ended.outcome, Unknown), "its end is kept outside: it may not write any more"
+    assert first.desk.effects + second.desk.effects == 1
+
+
+async def test_a_wal_that_was_removed_is_not_written_to_in_secret(tmp_path: Path) -> None:
+    async with rig(tmp_path) as gate:
+        await gate.call()
+        (tmp_path / "ledger.db-wal").unlink()
+        gone = await gate.call(amount=2)
+
+    assert isinstance(gone.outcome, Failed)
+    assert gate.desk.effects == 1
+
+
+async def test_what_is_known_to_have_happened_is_not_done_again_when_it_is_not_found(
+    tmp_path: Path,
+) -> None:
+    at = timedelta()
+    async with rig(tmp_path, duplicates="query", quiet_period=0, clock=lambda: now() + at) as gate:
+        gate.desk.hold = asyncio.Event()
+        running = asyncio.ensure_future(gate.call(key=KEY))
+        await gate.desk.at_work.wait()
+        at = timedelta(hours=1)
+        await gate.parts.doubts.sweep(gate.tools.get)
+        gate.desk.hold.set()
+        late = await running
+        gate.desk.done.clear()  # the system forgets
+        at = timedelta(hours=2)
+        again = await gate.call(key=KEY)
+
+    assert isinstance(late.outcome, Unknown)
+    assert late.outcome.code == "late_outcome"
+    assert isinstance(again.outcome, Unknown), "the ledger knows that it happened"
+    assert gate.desk.effects == 1
+
+
+async def test_an_adapters_message_is_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with rig(tmp_path) as gate:
+        gate.desk.behaviour = "bug before send"
+        with caplog.at_level(logging.DEBUG):
+            await gate.call()
+
+    assert "RuntimeError at" in caplog.text
+    assert "a bug" not in caplog.text

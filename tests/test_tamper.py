@@ -141,6 +141,40 @@ def in_column(column: str, value: object, index: int = OUTCOME) -> How:
     return lambda hands: hands.do(f"UPDATE ledger_entry SET {column} = ? WHERE idx = ?", value, index)
 
 
+def unnumbered(table: str) -> How:
+    """Build a table anew without its key, and add a copy of a row that no number leads to."""
+
+    def how(hands: Hands) -> None:
+        number = "idx" if table == "ledger_entry" else "number"
+        hands.do(f"CREATE TABLE anew AS SELECT * FROM {table}")
+        hands.do(f"DROP TABLE {table}")
+        hands.do(f"ALTER TABLE anew RENAME TO {table}")
+        columns = [row[1] for row in hands.connection.execute(f"PRAGMA table_info({table})")]
+        copied = ", ".join("NULL" if name == number else name for name in columns)
+        hands.do(f"INSERT INTO {table} SELECT {copied} FROM {table} LIMIT 1")
+
+    return how
+
+
+def stale_index(hands: Hands) -> None:
+    """Change a value in a table that was built anew, and leave an index over all its columns as it was."""
+    hands.do("CREATE TABLE anew AS SELECT * FROM payload")
+    hands.do("DROP TABLE payload")
+    hands.do("ALTER TABLE anew RENAME TO payload")
+    hands.do("CREATE INDEX cover ON payload (idx, field, salt, value)")
+    find = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE name = 'cover'"
+    [index] = hands.connection.execute(find)
+    file = next(row[2] for row in hands.connection.execute("PRAGMA database_list"))
+    hands.do("PRAGMA writable_schema = ON")
+    hands.do("DELETE FROM sqlite_master WHERE name = 'cover'")
+    hands.do("PRAGMA schema_version = 7001")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("UPDATE payload SET value = '{}' WHERE idx = ?", (INTENT,))
+        other.execute("PRAGMA writable_schema = ON")
+        other.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+        other.execute("PRAGMA schema_version = 7002")
+
+
 def sql(statement: str, *values: object) -> How:
     return lambda hands: hands.do(statement, *values)
 
@@ -187,6 +221,9 @@ TABLES: Final[list[Case]] = [
     ("a node is added", sql("INSERT INTO ledger_node VALUES (8, 1, zeroblob(32))"), 256),
     ("a node of an unknown level", sql("INSERT INTO ledger_node VALUES (3, 2, zeroblob(32))"), 16),
     ("a node of no level", sql("INSERT INTO ledger_node VALUES ('x', 2, zeroblob(32))"), 0),
+    ("an entry without a number is added to a table built anew", unnumbered("ledger_entry"), SIZE),
+    ("a node without a number is added to a table built anew", unnumbered("ledger_node"), 0),
+    ("a change is hidden behind a stale index", stale_index, INTENT),
     ("the tip's size is edited", sql("UPDATE ledger_tip SET size = 300"), 300),
     ("the tip's frontier is edited", sql("UPDATE ledger_tip SET frontier = zeroblob(160)"), SIZE),
     ("the tip's frontier is text", sql("UPDATE ledger_tip SET frontier = CAST(x'ff' AS TEXT)"), SIZE),

@@ -317,6 +317,8 @@ class VerifierKey:
         name, _, rest = text.strip().partition("+")
         id_, _, encoded = rest.partition("+")
         key = unbase64(encoded)
+        if any("\ud800" <= char <= "\udfff" for char in name):
+            raise Unreadable("the verifier key's name is no text")
         if not _NAME.fullmatch(name) or len(key) != 1 + _HASH or key[0] != _ED25519:
             raise Unreadable("this is no Ed25519 verifier key: name+id+key is expected")
         parsed = cls(name, key[1:])
@@ -478,9 +480,8 @@ def parse_body(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode()
         entry, end = _FAST.raw_decode(text)
-        if text.count('":') != _names_in(
-            entry
-        ):  # more of them than names: in a text, or a name is there twice
+        # More of them than names: inside a text, or a name is there twice.
+        if type(entry) is not dict or text.count('":') != _names_in(entry):
             entry, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError, AttributeError) as error:
         raise Unreadable("body is not JSON of the ledger's form") from error
@@ -493,8 +494,7 @@ def _names_in(entry: dict[str, Any]) -> int:
     """Count the names of an object and of the objects right in it; deeper ones are left to the slow way."""
     names = len(entry)
     for value in entry.values():
-        if type(value) is dict:
-            names += len(value)
+        names += len(value) if type(value) is dict else 0  # pyright: ignore[reportUnknownArgumentType]
     return names
 
 
@@ -616,7 +616,8 @@ _TABLES: Final = {
 _COLUMNS: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run", "refers")
 _TIP_SQL: Final = "SELECT id, size, typeof(frontier), CAST(frontier AS BLOB) FROM ledger_tip LIMIT 2"
 _NODE_SQL: Final = (
-    "SELECT number, typeof(hash), CAST(hash AS BLOB) FROM ledger_node WHERE level = ? ORDER BY number"
+    "SELECT number, typeof(hash), CAST(hash AS BLOB) FROM ledger_node NOT INDEXED "
+    "WHERE level = ? ORDER BY number"
 )
 _ENTRY_SQL: Final = "SELECT idx, leaf, body{} FROM ledger_entry NOT INDEXED WHERE idx >= ? ORDER BY idx"
 
@@ -734,6 +735,7 @@ class _Audit:
             return
         for claimed in chain([due] if due else [], checkpoints):
             self._judge(claimed)
+        self._unnumbered()
         nodes.end()
         self._tip()
         if self._full:
@@ -846,7 +848,7 @@ class _Audit:
         """Give the payloads in the order of their entries; those of no possible entry are faults."""
         if not self._full:
             return
-        sql = "SELECT idx, field, salt, value FROM payload ORDER BY idx, field"
+        sql = "SELECT idx, field, salt, value FROM payload NOT INDEXED ORDER BY idx, field"
         last = 0
         try:
             for row in self._connection.execute(sql):
@@ -870,6 +872,15 @@ class _Audit:
                 self.report.fault(index, f"payload.{fault[0]}", f"{name!a:.40}: {fault[1]}")
             self._payload = next(self._payloads, None)
 
+    def _unnumbered(self) -> None:
+        """Find rows that no number leads to: in a table that was built anew, a key may be missing."""
+        end = self._tree.size
+        places = (("ledger_entry", "idx", end), ("ledger_node", "level", 0), ("ledger_node", "number", 0))
+        for table, number, index in places:
+            sql = f"SELECT count(*) FROM {table} NOT INDEXED WHERE typeof({number}) <> 'integer'"  # noqa: S608
+            if rows := self._connection.execute(sql).fetchone()[0]:
+                self.report.fault(index, f"{table}.{number}", f"{rows} rows have no number there")
+
     def _payloads_end(self) -> None:
         if self._payload is not None:
             index = self._payload[0]
@@ -881,7 +892,7 @@ class _Audit:
         They are found by their column; where that was changed, a later key is endorsed by nobody.
         """
         rotations: list[Rotation] = []
-        sql = "SELECT idx, body FROM ledger_entry WHERE kind = 'key_rotate' ORDER BY idx"
+        sql = "SELECT idx, body FROM ledger_entry NOT INDEXED WHERE kind = 'key_rotate' ORDER BY idx"
         for index, body in self._connection.execute(sql):
             if type(index) is not int:
                 break
@@ -898,7 +909,7 @@ class _Audit:
         return rotations
 
     def _checkpoint_rows(self) -> Iterator[_Claimed]:
-        sql = "SELECT size, typeof(note), CAST(note AS BLOB) FROM ledger_checkpoint ORDER BY size"
+        sql = "SELECT size, typeof(note), CAST(note AS BLOB) FROM ledger_checkpoint NOT INDEXED ORDER BY size"
         for size, stored_as, text in self._connection.execute(sql):
             if type(size) is not int or size < 0:
                 self.report.fault(
@@ -994,7 +1005,8 @@ class _Audit:
         report.checked.append(signed + (" and their signatures" if self._trust.given else ""))
         self._say_what_is_covered(size)
         report.not_checked.append(
-            "whom a pseudonym stands for, and when a checkpoint was published: nothing signs it"
+            "whom a pseudonym stands for, when a checkpoint was published, what views and indexes show: "
+            "nothing signs it"
         )
 
     def _many(self) -> str:
@@ -1239,6 +1251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = Report(doubts=[str(error)])
     except MemoryError:
         report = Report(doubts=["there is not enough memory"])
+    except Exception as error:  # noqa: BLE001 - whatever was made up to stop it: that is no verdict
+        report = Report(doubts=[f"it could not be read to its end ({type(error).__name__})"])
     if asked.json:
         _say(report.as_json())
     else:

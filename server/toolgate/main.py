@@ -1,6 +1,7 @@
 """Builds all parts of a gate and hands them to each other. Nothing else reaches for a part."""
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ __all__ = [
     "open_ledger",
     "trusted_issuers",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -185,7 +188,10 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
         in_force, vault, tools = InForce(found.rulebook), KeystoreVault(found.keystore), AdapterTools(now=now)
         ledger = found.ledger
         await ledger.governing.take_up(found.rulebook, governed_by(root, found.settings))
-        await ledger.endings.take_back()
+        try:
+            await ledger.endings.take_back()
+        except LedgerUnavailable as error:
+            log.warning("an end that was kept outside could not be recorded yet: %s", error)
         gateway = Gateway(
             rulebook=in_force,
             ledger=ledger.calls,

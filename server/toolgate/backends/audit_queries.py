@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 from sqlalchemy import Connection, bindparam, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from toolgate.backends.audit_views import VIEWS
 from toolgate.backends.ledger_entries import micros
 from toolgate.backends.sql_records import pseudonyms_in
 from toolgate.backends.sql_tables import ENTRY, PAYLOAD
@@ -101,6 +102,8 @@ def ask(database: Path, query: NamedQuery, asked: Filters, *, most: int) -> Foun
     try:
         with reader(database).connect() as connection:
             connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KB}")
+            for name, view in VIEWS.items():  # ours, whatever somebody made of those in the file
+                connection.exec_driver_sql(f"CREATE TEMP VIEW {name} AS {view.strip()}")
             statement = text(query.statement(asked))
             values: dict[str, Any] = {"most": most + 1} | {str(name): said for name, said in asked.items()}
             for kind in sorted(_PSEUDONYMS & set(asked)):

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 PAUSES: Final = (0.05, 0.2, 1.0)
 """Seconds between the tries to record an end before it is kept outside."""
 
+NEVER: Final = 2**53 - 1
+"""A moment that does not come, in microseconds."""
+
 _INTENT = Prepared(select(ENTRY.c.kind, ENTRY.c.call_id).where(ENTRY.c.idx == bindparam("idx_")))
 _RECORDED = Prepared(
     select(ENTRY.c.idx, ENTRY.c.kind).where(
@@ -78,10 +81,17 @@ class Endings:
             LedgerUnavailable: the database still takes nothing.
         """
         taken = 0
+        failed: LedgerUnavailable | None = None
         for spilled in await asyncio.to_thread(lambda: list(self._spill.kept())):
-            await self._writer.write(partial(self._end, _from_spill(spilled)))
+            try:
+                await self._writer.write(partial(self._end, _from_spill(spilled)))
+            except LedgerUnavailable as error:  # the next one may be all right
+                failed = error
+                continue
             await asyncio.to_thread(self._spill.forget, spilled)
             taken += 1
+        if failed is not None:
+            raise failed
         return taken
 
     def _has_intent(self, batch: Batch, opened: Opened) -> bool:
@@ -91,7 +101,7 @@ class Endings:
 
     def _end(self, ending: Ending, batch: Batch) -> Closed:
         opened = ending.opened
-        if ending.again:
+        if ending.again or batch.again:
             batch.flush()
             asked = {"id_": opened.call_id, "intent": opened.intent}
             if (recorded := batch.find(_RECORDED, asked)) is not None:
@@ -104,7 +114,8 @@ class Endings:
             batch.append(ending.lease)
         index = batch.append(changed(ending.entry, kind="late_outcome") if late else ending.entry)
         if late:
-            until = ending.settlement.until
+            # When it is known to have taken effect, a look-up that finds nothing shows nothing, ever.
+            until = NEVER if ending.settlement.state == "succeeded" else ending.settlement.until
             self._claims.note_end(batch, opened.call_id, opened.attempt, ending.owner, until)
         elif opened.claimed:
             self._claims.settle(batch, opened, ending.settlement, index)

@@ -34,13 +34,23 @@ class Batch:
         writer: under whose name entries are added.
         wseq: how many this writer has added before.
         preface: what comes before the first entry of all.
+        again: a transaction with the same work failed before, and may have held all the same.
     """
 
-    def __init__(self, connection: sqlite3.Connection, writer: str, wseq: int, preface: Preface) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        writer: str,
+        wseq: int,
+        preface: Preface,
+        *,
+        again: bool = False,
+    ) -> None:
         self._connection = connection
         self._writer = writer
         self._preface, self._opened = preface, False
         self.wseq = wseq
+        self.again = again
         self.bytes = 0
         """Of the entries and the values kept beside them."""
         self._entries: list[dict[str, Any]] = []

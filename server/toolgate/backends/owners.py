@@ -7,7 +7,19 @@ is alive, stopped in mid-call say, may still send: nobody else may conclude that
 import fcntl
 import os
 import secrets
+import sqlite3
+from collections.abc import Container
 from pathlib import Path
+
+from sqlalchemy import and_, or_, select
+
+from toolgate.backends.sql_tables import CLAIM, Prepared
+
+_NEEDED = Prepared(
+    select(CLAIM.c.owner)
+    .where(or_(CLAIM.c.state == "in_progress", and_(CLAIM.c.state == "unknown", CLAIM.c.ended == 0)))
+    .distinct()
+)
 
 
 class Owners:
@@ -35,10 +47,10 @@ class Owners:
         """Whether others can see that this process is alive; not when somebody has removed its file."""
         return (self._folder / self.me).exists()
 
-    def sweep(self) -> None:
-        """Remove the files of those that are gone."""
+    def sweep(self, needed: Container[str]) -> None:
+        """Remove the files of those that are gone, but for those whose death still has to be seen."""
         for file in self._folder.iterdir():
-            if self.is_gone(file.name):
+            if file.name not in needed and self.is_gone(file.name):
                 file.unlink(missing_ok=True)
 
     def leave(self) -> None:
@@ -48,11 +60,14 @@ class Owners:
 
 
 def is_gone(folder: Path, owner: str) -> bool:
-    """Whether the process that was `owner` has ended, by its file in `folder`."""
+    """Whether the process that was `owner` has ended, by its file in `folder`.
+
+    Without the file nobody can tell: it may have been removed under a living process.
+    """
     try:
         theirs = os.open(folder / owner, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True
+        return False
     try:
         fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,3 +75,8 @@ def is_gone(folder: Path, owner: str) -> bool:
     finally:
         os.close(theirs)
     return True
+
+
+def owners_of_open_claims(connection: sqlite3.Connection) -> set[str]:
+    """Give the owners of calls of which it is not known yet that they will send nothing any more."""
+    return {row[0] for row in connection.execute(_NEEDED.text, _NEEDED.fixed)}

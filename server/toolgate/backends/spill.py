@@ -20,13 +20,13 @@ class Spilled(Record):
     """What would have been written: an end's entries, and what becomes of its claim."""
 
     call_id: str
-    attempt: int
-    intent: int
+    attempt: int = Field(ge=1, lt=2**31)
+    intent: int = Field(ge=0, lt=2**53)
     claimed: bool
     owner: str
     state: State
     outcome: str
-    until: int
+    until: int = Field(ge=0, lt=2**53)
     lease: JsonObject | None
     end: JsonObject
     salts: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]]
@@ -62,8 +62,9 @@ class Spill:
         for file in sorted(self._folder.glob("*.json")):
             try:
                 yield Spilled.model_validate_json(file.read_bytes())
-            except (OSError, ValidationError):
-                log.exception("%s holds the end of a call and cannot be read", file)
+            except (OSError, ValidationError) as error:
+                said = "%s holds the end of a call and cannot be read (%s)"
+                log.error(said, file, type(error).__name__)  # noqa: TRY400 - the error would show values
 
     def forget(self, spilled: Spilled) -> None:
         """Remove what the database has taken."""

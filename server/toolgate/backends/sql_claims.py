@@ -207,7 +207,7 @@ def _outcome(stored_: bytes | None) -> Outcome | None:
     try:
         return None if stored_ is None else OutcomeOf.validate_json(stored_)
     except ValidationError:
-        log.exception("a stored outcome cannot be read")
+        log.error("a stored outcome cannot be read")  # noqa: TRY400 - the error would show it
         return None
 
 

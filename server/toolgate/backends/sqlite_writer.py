@@ -26,7 +26,7 @@ from toolgate import __version__
 from toolgate.backends.checkpoints import Checkpoints
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import FORM, Entry, entry_of, micros
-from toolgate.backends.owners import Owners
+from toolgate.backends.owners import Owners, owners_of_open_claims
 from toolgate.backends.sqlite_files import cause, connected, identity, prepare
 from toolgate.backends.writer_job import Job, tell
 from toolgate.core.errors import LedgerUnavailable
@@ -71,7 +71,10 @@ class SqliteWriter:
         clock: Callable[[], float] = time.time,
         floor: int = FLOOR,
     ) -> None:
-        self._path = path
+        # One file has one lock, one WAL and one folder of owners, by whatever links it is reached.
+        self._path = path = path.resolve()
+        self._wal_path = Path(f"{path}-wal")
+        self._wal: tuple[int, int] | None = None
         self._checkpoints = checkpoints
         self._patience = patience
         self._clock = clock
@@ -86,9 +89,9 @@ class SqliteWriter:
             self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._turn():
                 self.owners = Owners(Path(f"{path}.writers"))
-                self.owners.sweep()
                 prepare(path)
                 self._connection = connected(path)
+                self.owners.sweep(owners_of_open_claims(self._connection))
                 self._file = identity(path)
                 checkpoints.guard(self._connection)
         except (OSError, SQLAlchemyError, sqlite3.Error) as error:
@@ -205,15 +208,15 @@ class SqliteWriter:
             job = self._jobs.get()
         return jobs, False
 
-    def _commit(self, jobs: list[Job[Any]]) -> None:
+    def _commit(self, jobs: list[Job[Any]], *, again: bool = False) -> None:
         """Commit `jobs` together; when that fails, each by itself, so that one cannot sink the others."""
         try:
-            self._transact(jobs)
+            self._transact(jobs, again=again)
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs must hear of it
             self._generation, self._wseq = self._generation + 1, 0
             if len(jobs) > 1:
                 for job in jobs:
-                    self._commit([job])
+                    self._commit([job], again=True)
                 return
             log.warning("a ledger write failed: %s", cause(error))
             jobs[0].error = error
@@ -225,14 +228,13 @@ class SqliteWriter:
         except (sqlite3.Error, OSError, ValueError, LedgerUnavailable) as error:
             job.error = error
 
-    def _transact(self, jobs: list[Job[Any]], *closing: Entry) -> None:
+    def _transact(self, jobs: list[Job[Any]], *closing: Entry, again: bool = False) -> None:
         with self._turn():
-            if identity(self._path) != self._file or not self.owners.still_here():
-                raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
+            self._demand_own_files()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 writer = f"{self.owners.me}-{self._generation}"
-                batch = Batch(self._connection, writer, self._wseq, self._preface)
+                batch = Batch(self._connection, writer, self._wseq, self._preface, again=again)
                 for job in jobs:
                     if job.begin():
                         job.result = job.work(batch)
@@ -244,8 +246,15 @@ class SqliteWriter:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             self._wseq = batch.wseq
+            self._wal = identity(self._wal_path)
             self._unfolded_bytes += batch.bytes
             self._checkpoints.grew(batch.tree)
+
+    def _demand_own_files(self) -> None:
+        """A file that was removed can still be written to, and nobody would ever see it."""
+        whole = identity(self._path) == self._file and self.owners.still_here()
+        if not whole or (self._wal is not None and identity(self._wal_path) != self._wal):
+            raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
 
     def _preface(self, *, empty: bool) -> list[Entry]:
         """What comes before the next entry: that the ledger or this writer begins, or the clock stepped."""

@@ -46,6 +46,22 @@ def main() -> None:
     except (Misconfigured, CredentialUnavailable, LedgerUnavailable, NothingRecorded) as error:
         complain(error, as_json="--json" in words)
         sys.exit(1)
+    except (OSError, UnicodeError, OverflowError, RecursionError) as error:
+        complain(_in_words(error), as_json="--json" in words)
+        sys.exit(1)
+
+
+def _in_words(error: Exception) -> Exception:
+    """Say what was given that no command can use."""
+    match error:
+        case OSError():
+            return error
+        case UnicodeError():
+            return ValueError("a text that was given is not UTF-8")
+        case OverflowError():
+            return ValueError("a number that was given is too large")
+        case _:
+            return ValueError("what was given is nested too deeply")
 
 
 def _nothing_before_a_command() -> None:

@@ -23,6 +23,7 @@ State = Literal[
 ]
 SHORTEST_KEY, LONGEST_KEY = 16, 255
 ASK_AGAIN_MS = 1000
+_FORESEEABLE = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ class InDoubt:
         """Tell a caller that it is not known (yet)."""
         earlier = self.earlier
         unknown = earlier.outcome if isinstance(earlier.outcome, Unknown) else LOST
-        if terms.duplicates == "query" and now < earlier.until:
+        if terms.duplicates == "query" and now < earlier.until < now + _FORESEEABLE:
             wait = round((earlier.until - now).total_seconds() * 1000) + 1
             unknown = unknown.model_copy(update={"retry_after_ms": wait})
         entry = earlier.end if earlier.end is not None else earlier.intent
@@ -239,7 +240,7 @@ def answer_under_key(  # noqa: PLR0911 - one for each state that an earlier call
 
 def _still_known(earlier: EarlierCall, call: Call, terms: Terms) -> bool:
     """Whether the system still remembers the key that the first attempt forwarded."""
-    return call.received_at < earlier.opened_at + timedelta(seconds=terms.key_ttl)
+    return earlier.opened_at <= call.received_at < earlier.opened_at + timedelta(seconds=terms.key_ttl)
 
 
 def still_running(busy: Busy) -> Answer:

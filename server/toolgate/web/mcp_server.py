@@ -230,9 +230,10 @@ def _content_of(answered: t.ElicitResult | None) -> JsonObject | None:
 def _place(meta: Mapping[str, object], name: str) -> str | None:
     """Read where in an orchestrator's run the call stands."""
     said = meta.get(name)
-    if said is None or (isinstance(said, str) and 0 < len(said) <= _LONGEST_PLACE):
+    if said is None or (isinstance(said, str) and 0 < len(said) <= _LONGEST_PLACE and said.isprintable()):
         return said
-    raise MCPError(t.INVALID_PARAMS, f"_meta[{name!r}] is not a text of 1 to {_LONGEST_PLACE} characters")
+    what = f"a text of 1 to {_LONGEST_PLACE} printable characters"
+    raise MCPError(t.INVALID_PARAMS, f"_meta[{name!r}] is not {what}")
 
 
 def _ordinal(meta: Mapping[str, object]) -> int:
