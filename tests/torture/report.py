@@ -11,6 +11,7 @@ from tests.torture.promises import Tally, totals
 from tests.torture.trial import Result
 from toolgate.backends.sql_claims import GRACE
 
+_WIDTH = 110
 _HEAD = (
     "mode",
     "processes",
@@ -55,7 +56,7 @@ def page(results: Sequence[Result]) -> str:
         table=table(results),
         troubles=_troubles(results),
         coverage=coverage(results),
-        meaningless="; ".join(dict.fromkeys(WITHOUT_MEANING.values())),
+        meaningless=textwrap.fill("`-`: " + "; ".join(dict.fromkeys(WITHOUT_MEANING.values())) + ".", _WIDTH),
         lapse=Setup.timeout + Setup.grace,
         quiet=Setup.quiet,
         hang=Setup.timeout + Setup.grace + Setup.quiet + Setup.patience / 2,
@@ -74,7 +75,7 @@ def coverage(results: Sequence[Result]) -> str:
     said = f"{len(met) - len(missing)} of {len(met)} combinations of place, action, mode and processes"
     least = min(times for (_, _, times), _ in met)
     rest = f"all but: {', '.join(missing)}" if missing else f"the rarest {least} times"
-    return textwrap.fill(f"{said} were met, {rest}.", 110)
+    return textwrap.fill(f"{said} were met, {rest}.", _WIDTH)
 
 
 def _figures(tally: Tally) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ than until its calls are lost and their system is quiet, or, at a commit or a ch
 with the lock in its hand, or, about spilling, one thread; `slow` is a tenth of a second. From outside, both
 are a signal that stops the process, wherever it is. Before the end's commit, `raise` also makes ends spill.
 
-`-`: {meaningless}.
+{meaningless}
 
 {coverage}
 
@@ -195,8 +196,7 @@ are a signal that stops the process, wherever it is. Before the end's commit, `r
 - By chance, hardly ever: a gate that is stopped between saying that it sends and sending, until its call was
   taken for lost, and whose request is then late as well. A test of its own does that
   (`tests/test_torture_cases.py`).
-- A commit that reports an error and holds all the same. No call would take effect twice, but an end could be
-  recorded twice, which `tools/verify.py` would report.
+- A commit that reports an error and holds all the same.
 - Callers that use a new key for the same wish.
 - A `natural` system on which others set the same state in between.
 """
