@@ -36,6 +36,7 @@ TIMEOUT, QUIET, KEY_TTL, KEPT = 10, 20, 150, 400
 LAPSE = TIMEOUT + int(GRACE.total_seconds())
 ASK_PAUSE = int(PAUSE.total_seconds())
 KEYS = range(2)
+NEVER = 10**9
 EndedAs = Literal["done", "retriable", "final", "cancelled", "unknown"]
 ENDS: dict[EndedAs, Outcome] = {
     "done": Done(value={"number": 0, "effect": 1}),
@@ -102,7 +103,8 @@ class Claim:
             self.state, self.outcome = STATES[how] if sure else "unknown", outcome
             self.until = now + QUIET
         if self.attempt == attempt and self.gone is None:
-            self.gone = now
+            # What is known to have happened is never shown to have not, by a look-up that finds nothing.
+            self.gone = NEVER if late and how == "done" else now
         return late
 
     def may_ask(self, now: int) -> bool:

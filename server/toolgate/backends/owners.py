@@ -53,9 +53,10 @@ class Owners:
             if file.name not in needed and self.is_gone(file.name):
                 file.unlink(missing_ok=True)
 
-    def leave(self) -> None:
-        """Be gone, and say so."""
-        (self._folder / self.me).unlink(missing_ok=True)
+    def leave(self, needed: Container[str]) -> None:
+        """Be gone; the file stays where that still has to be seen."""
+        if self.me not in needed:
+            (self._folder / self.me).unlink(missing_ok=True)
         os.close(self._mine)
 
 

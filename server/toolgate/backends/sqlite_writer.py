@@ -150,17 +150,19 @@ class SqliteWriter:
         """Finish what is queued, fold the WAL into the database and let go of the file."""
         self._jobs.put(None)
         self._thread.join()
+        needed = {self.owners.me}
         try:
             if self._wseq:
                 self._transact([], self._note("writer_stop", "stopped", program=__version__))
                 self._publish()
             with self._turn():
+                needed = owners_of_open_claims(self._connection)
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 self._connection.close()
         except (sqlite3.Error, OSError, LedgerUnavailable) as error:
             log.warning("the ledger was closed without folding its WAL: %s", cause(error))
         finally:
-            self.owners.leave()
+            self.owners.leave(needed)
             os.close(self._lock_file)
 
     async def _done(
