@@ -227,7 +227,7 @@ class Builder:
         file.with_suffix(".vkey").write_text(f"{self.key.verifier}\n", "ascii")
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.connection.close()
-        self._owners.leave()
+        self._owners.leave(())
 
 
 def _tool(number: int) -> Tool:
