@@ -52,7 +52,7 @@ async def test_a_folder_that_was_taken_away_is_answered_with_nothing_done(tmp_pa
 async def test_a_process_whose_sign_of_life_was_removed_begins_nothing_more(tmp_path: Path) -> None:
     async with rig(tmp_path) as gate:
         await gate.call()
-        (tmp_path / "ledger.db.writers" / gate.parts.writer.owners.me).unlink()
+        shutil.rmtree(tmp_path / "ledger.db.writers")
         gone = await gate.call()
 
     assert isinstance(gone.outcome, Failed), "others would take it for dead, and its calls for lost"

@@ -1,5 +1,7 @@
 """Finds adapters by entry point: the stock ones and those of a stranger in the same way."""
 
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -26,8 +28,9 @@ def adapter_named(name: str) -> tuple[Adapter[Any] | None, str]:
     return adapter, ""
 
 
-def installed_versions() -> dict[str, str]:
-    """Give each installed adapter with the distribution that brings it, and that one's version."""
+@cache
+def installed_versions() -> Mapping[str, str]:
+    """Give each adapter that was installed at the start, with the distribution that brings it."""
     return {
         point.name: f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         for point in entry_points(group=_GROUP)

@@ -42,6 +42,8 @@ CLOCK_STEP: Final = 1.0
 """Seconds by which the clock may differ from what has passed before that is recorded."""
 FLOOR: Final = 64 * 2**20
 """Bytes that must be free on the disk before anything new is begun: ends of calls still need room."""
+FILES_SECONDS: Final = 1.0
+"""How often it is looked whether the files are still there, where nothing in their folder has changed."""
 ROOM_SECONDS: Final = 0.25
 """How often the room on the disk is looked up."""
 
@@ -75,6 +77,7 @@ class SqliteWriter:
         self._path = path = path.resolve()
         self._wal_path = Path(f"{path}-wal")
         self._wal: tuple[int, int] | None = None
+        self._seen_folder, self._look_at_files = 0, 0.0
         self._checkpoints = checkpoints
         self._patience = patience
         self._clock = clock
@@ -248,15 +251,24 @@ class SqliteWriter:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             self._wseq = batch.wseq
-            self._wal = identity(self._wal_path)
+            if self._wal is None:
+                self._wal = identity(self._wal_path)
             self._unfolded_bytes += batch.bytes
             self._checkpoints.grew(batch.tree)
 
     def _demand_own_files(self) -> None:
-        """A file that was removed can still be written to, and nobody would ever see it."""
+        """A file that was removed can still be written to, and nobody would ever see it.
+
+        The folder's time says whether anything in it was removed; to look at each file before each commit
+        costs, beside a busy loop, more than the commit.
+        """
+        changed, at = self._path.parent.stat().st_mtime_ns, time.monotonic()
+        if changed == self._seen_folder and at < self._look_at_files:
+            return
         whole = identity(self._path) == self._file and self.owners.still_here()
         if not whole or (self._wal is not None and identity(self._wal_path) != self._wal):
             raise LedgerUnavailable(f"{self._path.name} was taken away; restore it, then start again")
+        self._seen_folder, self._look_at_files = changed, at + FILES_SECONDS
 
     def _preface(self, *, empty: bool) -> list[Entry]:
         """What comes before the next entry: that the ledger or this writer begins, or the clock stepped."""

@@ -42,6 +42,7 @@ def main() -> None:
     """Run the command that the shell gave."""
     words = sys.argv[1:]
     try:
+        " ".join(words).encode()
         app(words)(args=words, prog_name="toolgate")
     except (Misconfigured, CredentialUnavailable, LedgerUnavailable, NothingRecorded) as error:
         complain(error, as_json="--json" in words)
