@@ -10,7 +10,7 @@ from sqlite3 import Connection
 from typing import Any
 
 import orjson
-from sqlalchemy import desc, select, text
+from sqlalchemy import desc, select
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries
@@ -19,11 +19,7 @@ from toolgate.backends.sql_tables import ENTRY, Prepared
 from toolgate.core.errors import LedgerUnavailable
 
 _LAST = Prepared(
-    select(ENTRY.c.body)
-    # The second condition is that of the index on what is rare.
-    .where(ENTRY.c.kind == "key_rotate", text("kind NOT IN ('intent', 'outcome', 'lease')"))
-    .order_by(desc(ENTRY.c.idx))
-    .limit(1)
+    select(ENTRY.c.body).where(ENTRY.c.kind == "key_rotate").order_by(desc(ENTRY.c.idx)).limit(1)
 )
 
 

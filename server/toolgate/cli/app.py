@@ -42,7 +42,7 @@ def main() -> None:
     """Run the command that the shell gave."""
     words = sys.argv[1:]
     try:
-        " ".join(words).encode()
+        " ".join(words).encode()  # what is not UTF-8 could be neither asked for nor recorded
         app(words)(args=words, prog_name="toolgate")
     except (Misconfigured, CredentialUnavailable, LedgerUnavailable, NothingRecorded) as error:
         complain(error, as_json="--json" in words)
