@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 from pydantic import BaseModel, SecretStr
@@ -286,7 +287,7 @@ async def rig(
             quiet_period=quiet_period,
         )
         tools.append(_tool(desk, terms))
-    rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy(folder))
+    rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy())
     parts = ledger_in(folder, patience=patience, wait=wait, clock=clock, every=every)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
@@ -328,12 +329,12 @@ def ledger_in(
     return open_sqlite_ledger(files, LogKey.read(key), now=clock, random=RandomPool().take)
 
 
-def _policy(folder: Path) -> CasbinPolicy:
-    policies = folder / "policies"
-    policies.mkdir(exist_ok=True)
-    (policies / "model.conf").write_text((REPO / "policies" / "model.conf").read_text("utf-8"), "utf-8")
-    (policies / "rules.csv").write_text(RULES, "utf-8")
-    text, faults = read_policy(policies)
+def _policy() -> CasbinPolicy:
+    with TemporaryDirectory() as folder:
+        policies = Path(folder)
+        (policies / "model.conf").write_text((REPO / "policies" / "model.conf").read_text("utf-8"), "utf-8")
+        (policies / "rules.csv").write_text(RULES, "utf-8")
+        text, faults = read_policy(policies)
     assert text is not None, faults
     return CasbinPolicy(text)
 

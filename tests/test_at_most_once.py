@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -161,20 +160,32 @@ asyncio.run(main())
 
 def test_one_key_has_one_effect_across_processes(tmp_path: Path) -> None:
     LogKey.new("toolgate/test").write(tmp_path / "ledger.key")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(3) as pool:
-        effects = pool.map(_race, [str(tmp_path)] * 3)
+    program = _RACES.format(folder=str(tmp_path), key=KEY)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    effects = [int(racer.communicate()[0]) for racer in racers]
 
     assert sum(effects) == 50, "50 keys, each sent by all three processes"
 
 
-def _race(folder: str) -> int:
-    async def main() -> int:
-        async with rig(Path(folder)) as gate:
-            await asyncio.gather(*(gate.call(key=f"{KEY}-{number}") for number in range(50)))
-        return gate.desk.effects
+_RACES = """
+import asyncio, faulthandler
+from pathlib import Path
+from tests.gate_on_scripted_system import rig
 
-    return asyncio.run(main())
+faulthandler.dump_traceback_later(90, exit=True)
+
+async def main():
+    async with rig(Path({folder!r})) as gate:
+        await asyncio.gather(*(gate.call(key=f"{key}-{{number}}") for number in range(50)))
+    print(gate.desk.effects)
+
+asyncio.run(main())
+"""
 
 
 async def test_entries_are_gapless_and_cannot_be_changed(tmp_path: Path) -> None:
