@@ -76,6 +76,11 @@ class Claim:
             self.state, self.until, self.outcome = "unknown", now + QUIET, None
             self.gone = now if self.life != life else None
 
+    def notice(self, now: int, life: int) -> None:
+        """Notice that the owner of an attempt that was taken for lost before is gone by now."""
+        if self.state == "unknown" and self.gone is None and self.life != life:
+            self.gone, self.until = now, now + QUIET
+
     def open(self, asks: int, now: int, mode: Duplicates) -> str:
         """Say how a call under the key is answered."""
         if self.asks != asks:
@@ -103,8 +108,11 @@ class Claim:
             self.state, self.outcome = STATES[how] if sure else "unknown", outcome
             self.until = now + QUIET
         if self.attempt == attempt and self.gone is None:
-            # What is known to have happened is never shown to have not, by a look-up that finds nothing.
+            # What is known to have happened is never shown to have not, by a look-up that finds nothing;
+            # nobody is asked about it but when a caller wants to know.
             self.gone = NEVER if late and how == "done" else now
+            if late and self.state == "unknown":
+                self.until = NEVER if how == "done" else now + QUIET
         return late
 
     def may_ask(self, now: int) -> bool:
@@ -332,8 +340,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     def _asked(self, claim: Claim, now: int) -> None:
         claim.asked = now
-        if claim.gone is None and claim.life != self.life:
-            claim.gone = now
+        claim.notice(now, self.life)
 
     def _open(self, key: int, asks: int) -> tuple[Call, Any]:
         """Open a call in the ledger, and have the model look whether the earlier one is lost."""
@@ -351,6 +358,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         answer = self.gate.do(self.gate.parts.calls.open(call, self.gate.tool, decision, self.gate.book))
         if key in self.claims:
             self.claims[key].look(self.gate.seconds, self.life)
+            self.claims[key].notice(self.gate.seconds, self.life)
         return call, answer
 
 
