@@ -38,6 +38,7 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.stages
+	$(BIN)/python -m bench.policy
 
 crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times, and see that every promise is kept
 	$(BIN)/python -m tests.torture --kills 300 --seed $(or $(SEED),1) --at-once 3

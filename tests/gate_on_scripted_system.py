@@ -28,17 +28,17 @@ from toolgate.adapter import (
 )
 from toolgate.adapter.context import Effect
 from toolgate.backends.adapter_tools import AdapterTools
-from toolgate.backends.casbin_policy import CasbinPolicy
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.manifest_catalog import AdmittedTool, ManifestCatalog
-from toolgate.backends.policy_files import read_policy
+from toolgate.backends.policy.casbin_judge import CasbinPolicy
+from toolgate.backends.policy.reading import read_policy
 from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sql_ledger import SqlLedger
 from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.arguments import Schema, closed
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Closed, InDoubt, Opened
-from toolgate.core.decision import Decision
+from toolgate.core.claims import Closed, InDoubt, Opened, RunMovedOn
+from toolgate.core.decision import Decision, Past
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
 from toolgate.core.gateway import Gateway
 from toolgate.core.lease import Lease, Lent
@@ -199,9 +199,13 @@ class FailingLedger:
 
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
-    ) -> Opened | Answer | InDoubt:
+    ) -> Opened | Answer | InDoubt | RunMovedOn:
         self._at("open")
         return await self.inner.open(call, tool, decision, book, last_word=last_word)
+
+    async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
+        self._at("open")
+        return await self.inner.run_of(call, tool)
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         self._at("remember")
@@ -232,6 +236,8 @@ class Rig:
     database: Path
     parts: SqliteLedger
     tools: dict[str, AdmittedTool]
+    enforce: Callable[[str], None]
+    """Puts other rules in force."""
 
     async def call(
         self,
@@ -243,6 +249,7 @@ class Rig:
         again: bool = False,
         answers: JsonObject | None = None,
         at: datetime | None = None,
+        run: str | None = None,
     ) -> Answer:
         return await self.gateway.carry_out(
             Call(
@@ -255,6 +262,7 @@ class Rig:
                 key_from="none" if key is None else "meta",
                 again=again,
                 answers=answers,
+                run=run,
             )
         )
 
@@ -271,6 +279,7 @@ async def rig(
     duplicates: Duplicates = "none",
     quiet_period: float = 30,
     every: float = 1.0,
+    rules: str = RULES,
 ) -> AsyncGenerator[Rig]:
     """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
@@ -287,11 +296,16 @@ async def rig(
             quiet_period=quiet_period,
         )
         tools.append(_tool(desk, terms))
-    rulebook = Rulebook(catalog=ManifestCatalog(tools, "c" * 64), policy=_policy())
+    catalog = ManifestCatalog(tools, "c" * 64)
+    in_force = [Rulebook(catalog=catalog, policy=_policy(rules))]
+
+    def enforce(others: str) -> None:
+        in_force[0] = Rulebook(catalog=catalog, policy=_policy(others))
+
     parts = ledger_in(folder, patience=patience, wait=wait, clock=clock, every=every)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
-        rulebook=lambda: rulebook,
+        rulebook=lambda: in_force[0],
         ledger=ledger,
         vault=purse,
         tools=running,
@@ -300,7 +314,7 @@ async def rig(
     )
     admitted = {tool.name: tool for tool in tools}
     try:
-        yield Rig(gateway, desk, purse, ledger, shield, folder / "ledger.db", parts, admitted)
+        yield Rig(gateway, desk, purse, ledger, shield, folder / "ledger.db", parts, admitted, enforce)
     finally:
         await shield.drain()
         await parts.aclose()
@@ -329,11 +343,11 @@ def ledger_in(
     return open_sqlite_ledger(files, LogKey.read(key), now=clock, random=RandomPool().take)
 
 
-def _policy() -> CasbinPolicy:
+def _policy(rules: str) -> CasbinPolicy:
     with TemporaryDirectory() as folder:
         policies = Path(folder)
         (policies / "model.conf").write_text((REPO / "policies" / "model.conf").read_text("utf-8"), "utf-8")
-        (policies / "rules.csv").write_text(RULES, "utf-8")
+        (policies / "rules.csv").write_text(rules, "utf-8")
         text, faults = read_policy(policies)
     assert text is not None, faults
     return CasbinPolicy(text)

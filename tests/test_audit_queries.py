@@ -355,9 +355,24 @@ def test_a_call_is_covered_by_the_first_checkpoint_behind_its_end(told: Told) ->
     assert all(len(root) == 44 and root.endswith("=") for _, root in checkpoints)
 
 
+async def test_what_rules_in_shadow_would_have_said_is_counted(tmp_path: Path) -> None:
+    rules = (
+        "p, W1, allow, worker, acme, desk.*, *, -, -, -\n"
+        "p, S1, shadow-deny, *, acme, desk.write, *, args.amount > 1, -, -\n"
+    )
+    async with rig(tmp_path, rules=rules) as gate:
+        for amount in (1, 2, 3):
+            await gate.call(amount=amount)
+
+    told = Told(tmp_path / "ledger.db", {})
+    columns = ("would_rule", "tool", "verdict", "would_be", "calls")
+    assert told.rows("shadow", *columns) == [("S1", "desk.write", "allow", "deny", 2)]
+
+
 def test_arguments_are_shown_as_they_were_kept(told: Told) -> None:
     assert told.rows("arguments", "field", "kept", "value", call=told.id("write")) == [
         ("arguments", 1, '{"amount":2}'),
+        ("caller", 1, '{"roles":["worker"],"scopes":[]}'),
         ("result", 1, '{"number":2}'),
     ]
 
@@ -442,8 +457,9 @@ def test_a_value_that_was_changed_does_not_open_its_commitment(told: Told, tmp_p
 
     (result,) = show(copy, told.entry("write")).committed
     assert (result.value, result.opens) == ({"number": 3}, False)
-    (arguments,) = show(copy, told.entry("write") - 2).committed
+    arguments, caller = show(copy, told.entry("write") - 2).committed
     assert (arguments.kept, arguments.opens) == (False, None)
+    assert (caller.kept, caller.opens) == (True, True)
 
 
 async def test_an_integer_of_any_size_is_shown_as_it_was_kept(tmp_path: Path) -> None:
@@ -455,7 +471,8 @@ async def test_an_integer_of_any_size_is_shown_as_it_was_kept(tmp_path: Path) ->
 
     (result,) = shown.committed
     assert (result.value, result.opens) == ({"number": VAST}, True)
-    assert intent["captured"] == {"arguments": {"amount": VAST}}
+    caller: dict[str, Any] = {"roles": ["worker"], "scopes": []}
+    assert intent["captured"] == {"arguments": {"amount": VAST}, "caller": caller}
     assert outcome["captured"] == {"result": {"number": VAST}}
     story = Told(tmp_path / "ledger.db", {})
     assert story.rows("touched", "call_id", value=f"{VAST}") == [answer.call_id]
@@ -696,7 +713,7 @@ def _take_back_to_the_first_revision(database: Path) -> None:
         later = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
         for kind, name in later:
             if name not in kept:
-                connection.execute(f"DROP {kind} {name}")
+                connection.execute(f"DROP {kind} IF EXISTS {name}")
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
         connection.commit()
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from tests.serving import serving
 from toolgate.adapter.http import HttpSystem
 from toolgate.backends.manifest_catalog import Manifest, ToolManifest
-from toolgate.backends.policy_files import RULE_CELLS
+from toolgate.backends.policy.text import RULE_CELLS
 from toolgate.cli.app import COMMANDS, app
 from toolgate.core.identity import TrustedIssuer
 from toolgate.core.tool import CredentialRole
@@ -208,6 +208,8 @@ def _commands(page: Path) -> list[_Command]:
         for line in block.splitlines():
             if line.startswith("$ "):
                 commands.append(_Command(line.removeprefix("$ ")))
+            elif line.startswith(">") and "<<" in commands[-1].text:
+                commands[-1].text += "\n" + line.removeprefix(">").removeprefix(" ")
             else:
                 commands[-1].shown.append(line)
     return commands

@@ -1,6 +1,7 @@
 """The ledger when something is wrong with it: a clear answer, nothing lost, nothing said that is not so."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -175,9 +176,25 @@ async def test_a_rulebook_keeps_its_entry_and_one_that_comes_back_gets_a_new_one
     assert bodies(tmp_path, "intent")[0]["config"] == entries[0]
 
 
+async def test_what_governs_is_recorded_after_a_disk_that_failed_once(tmp_path: Path) -> None:
+    async with rig(tmp_path, patience=0.2) as gate:
+        governing, book = gate.parts.governing, gate.gateway.rulebook()
+        await governing.take_up(book, {"settings": "a" * 64})
+        lock = os.open(tmp_path / "ledger.db.lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LedgerUnavailable):
+            await governing.take_up(book, {"settings": "b" * 64})
+        os.close(lock)
+        await governing.take_up(book, {"settings": "b" * 64})
+
+    digests = [body["digests"]["settings"] for body in bodies(tmp_path, "config")]
+    assert digests == ["a" * 64, "b" * 64]
+
+
 class _Renamed:
     def __init__(self, policy: Any) -> None:  # noqa: ANN401
-        self.visible, self.decide, self.digest = policy.visible, policy.decide, "d" * 64
+        self.visible, self.decide, self.asks_run = policy.visible, policy.decide, policy.asks_run
+        self.digest = "d" * 64
 
 
 @pytest.mark.parametrize("damage", ["", "x", "PRIVATE+KEY+a+00000000+AAA\n", "cut", "\xe9"])

@@ -33,7 +33,7 @@ async def main():
 
 asyncio.run(main())
 """
-_ENTRY = re.compile(r'call_id\\":\\"(\w+)\\"[^{}]*kind\\":\\"(intent|outcome)\\"')
+_ENTRY = re.compile(r'call_id\\":\\"(\w+)\\"(?:,\\"caller\\":{[^{}]*})?[^{}]*kind\\":\\"(intent|outcome)\\"')
 _CALLED = re.compile(r'(?:key\\": \\"|told )(\w+)')
 
 

@@ -508,10 +508,17 @@ def _text(entry: dict[str, Any], name: str) -> str:
 _WRITER: Final = re.compile(r"[0-9a-f]{16}-[0-9]{1,18}", re.ASCII)
 _OTHER, _CONFIG, _OPEN, _LOST, _ENDED = range(5)
 _FORM: Final = 2
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ACTIVATIONS: Final = {
+    "activated": "in force",
+    "rolled_back": "in force",
+    "shadowed": "in shadow",
+    "shadow_ended": "in shadow",
+}
 _ABOUT_AN_INTENT: Final = {"lease", "outcome", "unknown", "late_outcome", "reconcile", "resolve"}
 _KINDS: Final = {
     *("genesis", "writer_start", "writer_stop", "config", "intent", "refusal", "repeat"),
-    *("auth_failure", "audit_read", "key_rotate", "fault"),
+    *("auth_failure", "audit_read", "key_rotate", "policy", "fault"),
     *_ABOUT_AN_INTENT,
 }
 
@@ -523,7 +530,8 @@ class Wrong(Exception):  # noqa: N818 - named by what it is
 class Grammar:
     """Checks that the entries tell a possible story.
 
-    It remembers a byte for each entry, the call of each intent that is open, and each writer's count.
+    It remembers a byte for each entry, the call of each intent that is open, each writer's count, and which
+    versions of the policy were activated.
     """
 
     def __init__(self) -> None:
@@ -531,6 +539,9 @@ class Grammar:
         self._calls: dict[int, Any] = {}
         self._writers: dict[str, int] = {}
         self._begun_by = ""
+        self._versions: set[str] = set()
+        self._places: dict[str, str] = {}
+        """Which version of the policy is in force, and which beside it in shadow."""
 
     def read(self, entry: dict[str, Any]) -> None:
         """Take the next entry. Raises `Wrong`."""
@@ -549,6 +560,8 @@ class Grammar:
             self._about(index, kind, entry)
         elif kind == "repeat" and self._mark(index, entry.get("answered_with")) is None:
             raise Wrong("answered_with is no earlier entry")
+        elif kind == "policy":
+            self._policy(entry)
 
     def _form(self, index: int, kind: object, entry: dict[str, Any]) -> None:
         writer, wseq = entry.get("writer"), entry.get("wseq")
@@ -599,6 +612,27 @@ class Grammar:
         self._marks[intent] = _ENDED
         if self._calls.pop(intent, None) != call_id:
             raise Wrong(f"call_id is not that of its intent {intent}")
+
+    def _policy(self, entry: dict[str, Any]) -> None:
+        """A version takes a place from the one that it says had it before."""
+        status, policy = str(entry.get("status")), entry.get("policy")
+        if status not in _ACTIVATIONS or type(policy) is not str or not _DIGEST.fullmatch(policy):
+            raise Wrong("status or policy is not that of an activation")
+        place = _ACTIVATIONS[status]
+        before = self._places.get(place)
+        if entry.get("previous") != (before if status != "shadow_ended" else None):
+            raise Wrong("previous is not the version that was activated before")
+        if status == "shadow_ended":
+            if before != policy:
+                raise Wrong("a shadow ended that was none")
+            del self._places[place]
+            return
+        if type(entry.get("override")) is not bool or type(entry.get("cases")) is not int:
+            raise Wrong("override or cases is not of the ledger's form")
+        if status == "rolled_back" and policy not in self._versions:
+            raise Wrong("a policy was rolled back to that was never activated")
+        self._places[place] = policy
+        self._versions.add(policy)
 
     def _mark(self, index: int, earlier: object) -> int | None:
         return self._marks[earlier] if type(earlier) is int and 0 <= earlier < index else None

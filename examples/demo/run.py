@@ -17,7 +17,9 @@ Try next:
      "the five best customers in the EU", or to "open a ticket for customer 42: the router drops calls".
   2. Ask, as the support agent, for a credit of 80 euros: it is refused, and says what would be allowed.
   3. See what was recorded:     .venv/bin/toolgate calls list --root {root}
-  4. Change policies/rules.csv: the gate takes it up within a second, and clients are told.
+  4. Ask who can grant credit:  .venv/bin/toolgate policy who-can crm.grant_credit --root {root}
+  5. Change policies/rules.csv: the gate takes it up within a second, and clients are told.
+     See which cases notice:    .venv/bin/toolgate policy test --root {root}
 
 The issue tracker is at {tracker} (user toolgate-agent); the gate's log is in {log}.
 Stop with Ctrl-C.

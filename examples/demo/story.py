@@ -58,6 +58,7 @@ async def _story(demo: Demo) -> None:
         async with _client(demo, "support-lead") as lead:
             await _each_sees_its_own(agent, lead, auditor)
         customer = await _a_read(agent)
+        await _what_an_auditor_sees(agent, auditor, customer)
         await _a_real_ticket_once(demo, agent, customer)
         await _beyond_the_rule(agent, customer)
         await _not_there(agent, auditor)
@@ -83,6 +84,17 @@ async def _a_read(agent: Client) -> dict[str, Any]:
     _say(result, f"the best EU customer is {rows[0]['name']} of {rows[0]['company']}")
     best: dict[str, Any] = rows[0]
     return best
+
+
+async def _what_an_auditor_sees(agent: Client, auditor: Client, customer: dict[str, Any]) -> None:
+    _chapter("An auditor reads the same customer, without what nobody needs to know to audit")
+    which = {"id": customer["id"]}
+    whole = _value(await agent.call_tool("crm_read_customer", which))
+    result = await auditor.call_tool("crm_read_customer", which)
+    seen = _value(result)
+    hidden = sorted(name for name in whole if seen[name] != whole[name])
+    _expect(hidden == ["email", "name"], "the policy masks name and address, and nothing else")
+    _say(result, f"{seen['name']}, {seen['email']}, tier {seen['tier']}, {seen['spent']} euros spent")
 
 
 async def _a_real_ticket_once(demo: Demo, agent: Client, customer: dict[str, Any]) -> None:

@@ -1,21 +1,25 @@
 """Builds all parts of a gate and hands them to each other. Nothing else reaches for a part."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.keystore import Keystore, KeystoreVault
 from toolgate.backends.manifest_catalog import Registry
+from toolgate.backends.policy.second_judge import Difference, SecondJudge
+from toolgate.backends.policy_stored import Standing, StoredPolicies
 from toolgate.backends.sqlite_ledger import SqliteLedger
 from toolgate.core.errors import Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
-from toolgate.core.ports import Rulebook
+from toolgate.core.ports import Catalog, Rulebook
 from toolgate.core.reconcile import Reconciler
+from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
 from toolgate.core.strangers import Strangers
 from toolgate.parts import (
@@ -29,8 +33,19 @@ from toolgate.parts import (
     now,
     open_keystore,
     open_ledger,
-    read_rulebook,
     trusted_issuers,
+)
+from toolgate.rulebooks import (
+    Chosen,
+    Found,
+    InForce,
+    activated,
+    announce,
+    beside,
+    found_of,
+    let_go,
+    on_disk,
+    read_registry,
 )
 from toolgate.settings import Settings, read_settings
 
@@ -49,16 +64,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class InForce:
-    """Holds the rulebook in force: one reference, swapped as a whole."""
-
-    rulebook: Rulebook
-
-    def __call__(self) -> Rulebook:
-        return self.rulebook
-
-
 @dataclass(frozen=True, kw_only=True)
 class House:
     """A gate with all its parts, open."""
@@ -72,6 +77,10 @@ class House:
     ledger: SqliteLedger
     keystore: Keystore
     strangers: Strangers
+    stored: StoredPolicies
+    second: SecondJudge | None = None
+    """Judges a sample of all decisions again; in production mode."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self) -> list[Fault]:
         """Read policy and registry again. With any fault that `serve` would refuse, nothing changes.
@@ -79,11 +88,64 @@ class House:
         Raises:
             LedgerUnavailable: the change could not be recorded, and is not in force.
         """
-        found, faults = read_rulebook(self.registry, self.root / self.settings.policies, self.keystore)
-        if found is not None and found.version != self.in_force.rulebook.version:
-            await self.ledger.governing.take_up(found, governed_by(self.root, self.settings))
-            self.in_force.rulebook = found
+        async with self.changing:
+            catalog, faults = read_registry(self.registry, self.keystore)
+            return await self._take_up(catalog, faults)
+
+    async def follow(self) -> list[Fault]:
+        """Take up the policy that was activated since the last time. With any fault, nothing changes.
+
+        Raises:
+            LedgerUnavailable: it cannot be told, or the change could not be recorded. To be tried again.
+        """
+        if await asyncio.to_thread(self.stored.newest) == self.in_force.settled:
+            return []
+        async with self.changing:
+            return await self._take_up(self.in_force.rulebook.catalog, [])
+
+    async def _take_up(self, catalog: Catalog | None, faults: list[Fault]) -> list[Fault]:
+        found = await beside(lambda: found_of(catalog, _chosen(self.root, self.settings), self.second))
+        faults = [*faults, *found.faults]
+        before = self.in_force.learn(found)
+        if found.rulebook is None or faults:
+            # another registry is no measure: `follow` still tries the activation with the one in force
+            for_good = catalog is self.in_force.rulebook.catalog
+            self.in_force.refuse(found, len(faults), for_good=for_good)
+        else:
+            await self._put_in_force(found, found.rulebook, before)
+        if found.unread:
+            raise LedgerUnavailable(found.unread)
         return faults
+
+    async def _put_in_force(self, found: Found, rulebook: Rulebook, before: Standing) -> None:
+        if not found.unread or found.standing != before:  # else it was announced when it was first tried
+            announce(found, before)
+        if not self.in_force.keeps(found):
+            await self.ledger.governing.take_up(rulebook, governed_by(self.root, self.settings))
+        parts = [] if self.in_force.keeps(found) else self.in_force.parts()
+        self.in_force.swap(found, now())
+        await asyncio.to_thread(let_go, parts)
+
+    def readiness(self) -> JsonObject:
+        """Say what is in force, and what should be and is not."""
+        held, standing = self.in_force, self.in_force.standing
+        said: JsonObject = {
+            "ready": self.ledger.writer.is_alive(),
+            "version": held.rulebook.version,
+            "policy": held.rulebook.policy.digest,
+            "since": held.since.isoformat(timespec="milliseconds"),
+        }
+        if held.shadow:
+            said["shadow"] = held.shadow
+        if standing.enforced is not None and standing.enforced.digest != held.rulebook.policy.digest:
+            said["activated"] = standing.enforced.digest
+        if standing.shadow is not None and standing.shadow.digest != held.shadow:
+            said["shadow_activated"] = standing.shadow.digest
+        if held.refused:
+            said["faults"] = held.refused
+        if self.second is not None:
+            said["judged_again"] = {**asdict(self.second.compared)}
+        return said
 
     async def keep(self) -> None:
         """Look after the ledger: changes of what governs, ends not recorded, answers too old, strangers.
@@ -125,12 +187,21 @@ class Examined:
     faults: list[Fault]
     settings: Settings | None = None
     registry: Registry | None = None
-    rulebook: Rulebook | None = None
+    book: Found | None = None
+    """The rulebook that would be in force, or why there is none."""
     keystore: Keystore | None = None
     ledger: SqliteLedger | None = None
+    second: SecondJudge | None = None
+
+    @property
+    def rulebook(self) -> Rulebook | None:
+        """The one that would be in force."""
+        return None if self.book is None else self.book.rulebook
 
     async def aclose(self) -> None:
         """Close what was opened."""
+        if self.second is not None:
+            await self.second.aclose()
         if self.ledger is not None:
             await self.ledger.aclose()
         if self.registry is not None:
@@ -149,11 +220,33 @@ def examine(root: Path, *, to_serve: bool) -> Examined:
     found = Examined(faults=[], settings=settings)
     found.registry = Registry(root / settings.registry, root)
     found.keystore, locked = open_keystore(root, settings)
-    found.rulebook, faults = read_rulebook(found.registry, root / settings.policies, found.keystore)
     database = root / settings.database
     found.ledger, closed = ledger_of(root, settings) if to_serve else (None, database_faults(database))
+    catalog, faults = read_registry(found.registry, found.keystore)
+    chosen = Chosen() if closed and settings.mode == "production" else _chosen(root, settings)
+    if found.ledger is not None and settings.mode == "production" and settings.second_judge_every:
+        told = partial(_note_difference, found.ledger)
+        found.second = SecondJudge(every=settings.second_judge_every, on_difference=told)
+    found.book = found_of(catalog, chosen, found.second)
+    faults += found.book.faults
+    if settings.mode == "production" and not to_serve:
+        faults += found_of(catalog, on_disk(root / settings.policies)).faults
     found.faults = [*faults, *locked, *closed, *issuer_faults(root, settings), *host_faults(settings)]
     return found
+
+
+async def _note_difference(ledger: SqliteLedger, difference: Difference) -> None:
+    """Record that two judges do not agree."""
+    said = {"policy": difference.policy, "tool": difference.tool, "detail": str(difference)}
+    entry = ledger.entries.bare("fault", "judges_differ", **said)
+    await ledger.writer.write(lambda batch: batch.append(entry))
+
+
+def _chosen(root: Path, settings: Settings) -> Chosen:
+    """Choose the policy that governs: the activated one; in dev mode what lies on the disk."""
+    if settings.mode == "dev":
+        return on_disk(root / settings.policies)
+    return activated(StoredPolicies(root / settings.database))
 
 
 def _examined_without_settings(root: Path, faults: list[Fault]) -> Examined:
@@ -161,8 +254,8 @@ def _examined_without_settings(root: Path, faults: list[Fault]) -> Examined:
     found = Examined(faults=faults)
     if (root / "policies").is_dir() and (root / "registry").is_dir():
         found.registry = Registry(root / "registry", root)
-        _, more = read_rulebook(found.registry, root / "policies", None)
-        found.faults = [*faults, *more]
+        catalog, more = read_registry(found.registry, None)
+        found.faults = [*faults, *more, *found_of(catalog, on_disk(root / "policies")).faults]
     return found
 
 
@@ -176,44 +269,56 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
     found = examine(root, to_serve=True)
     shield = Shield()
     try:
-        if (
-            found.faults
-            or found.settings is None
-            or found.registry is None
-            or found.rulebook is None
-            or found.keystore is None
-            or found.ledger is None
-        ):
-            raise Misconfigured(found.faults)
-        in_force, vault, tools = InForce(found.rulebook), KeystoreVault(found.keystore), AdapterTools(now=now)
-        ledger = found.ledger
-        await ledger.governing.take_up(found.rulebook, governed_by(root, found.settings))
+        house = _house(root, found, shield)
+        found.book = None  # else the first policy would stay in memory when another is in force
+        await house.ledger.governing.take_up(house.in_force.rulebook, governed_by(root, house.settings))
         try:
-            await ledger.endings.take_back()
+            await house.ledger.endings.take_back()
         except LedgerUnavailable as error:
             log.warning("an end that was kept outside could not be recorded yet: %s", error)
-        gateway = Gateway(
-            rulebook=in_force,
-            ledger=ledger.calls,
-            vault=vault,
-            tools=tools,
-            shield=shield,
-            reconciler=Reconciler(doubts=ledger.doubts, vault=vault, tools=tools),
-        )
-        house = House(
-            root=root,
-            settings=found.settings,
-            gateway=gateway,
-            registry=found.registry,
-            in_force=in_force,
-            new_id=partial(new_call_id, RANDOM.take),
-            ledger=ledger,
-            keystore=found.keystore,
-            strangers=Strangers(now),
-        )
         yield house
         with contextlib.suppress(LedgerUnavailable):  # nothing more can be done for them
             await house.note_strangers(at_once=True)
     finally:
         await shield.drain()
         await found.aclose()
+
+
+def _house(root: Path, found: Examined, shield: Shield) -> House:
+    """Build the house of parts that are all there.
+
+    Raises:
+        Misconfigured: one is not, or something is wrong with it.
+    """
+    book, ledger, keystore = found.book, found.ledger, found.keystore
+    if found.faults or found.settings is None or found.registry is None or keystore is None:
+        raise Misconfigured(found.faults)
+    if book is None or book.rulebook is None or ledger is None:
+        raise Misconfigured(found.faults)
+    announce(book, Standing())
+    in_force = InForce.of(book, book.rulebook, now())
+    return House(
+        root=root,
+        settings=found.settings,
+        gateway=_gateway(in_force, ledger, keystore, shield),
+        registry=found.registry,
+        in_force=in_force,
+        new_id=partial(new_call_id, RANDOM.take),
+        ledger=ledger,
+        keystore=keystore,
+        strangers=Strangers(now),
+        stored=StoredPolicies(root / found.settings.database),
+        second=found.second,
+    )
+
+
+def _gateway(in_force: InForce, ledger: SqliteLedger, keystore: Keystore, shield: Shield) -> Gateway:
+    vault, tools = KeystoreVault(keystore), AdapterTools(now=now)
+    return Gateway(
+        rulebook=in_force,
+        ledger=ledger.calls,
+        vault=vault,
+        tools=tools,
+        shield=shield,
+        reconciler=Reconciler(doubts=ledger.doubts, vault=vault, tools=tools),
+    )

@@ -13,41 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from toolgate.backends.adapters_installed import installed_versions
-from toolgate.backends.casbin_policy import CasbinPolicy, model_faults
 from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
 from toolgate.backends.keystore import Keystore
 from toolgate.backends.log_key import LogKey
-from toolgate.backends.manifest_catalog import Registry
-from toolgate.backends.policy_files import read_policy, unknown_tools
 from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sqlite_files import fault_in_database
 from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.canonical import digest
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.identity import TrustedIssuer
-from toolgate.core.ports import Catalog, Rulebook
 from toolgate.core.record import Json
 from toolgate.settings import FILE, Settings, settings_digest
 
 RANDOM: Final = RandomPool()
-
-
-def read_rulebook(
-    registry: Registry, policies: Path, keystore: Keystore | None
-) -> tuple[Rulebook | None, list[Fault]]:
-    """Read registry and policy together; with any fault there is no rulebook."""
-    catalog, faults = registry.read()
-    policy, more = read_policy(policies)
-    faults += more
-    if policy is not None:
-        faults += model_faults(policy)
-    if policy is not None and catalog is not None:
-        faults += unknown_tools(policy, {tool.name for tool in catalog.tools})
-    if catalog is not None and keystore is not None:
-        faults += _missing_secrets(catalog, keystore)
-    if catalog is None or policy is None or faults:
-        return None, faults
-    return Rulebook(catalog=catalog, policy=CasbinPolicy(policy)), []
 
 
 def trusted_issuers(settings: Settings) -> list[TrustedIssuer]:
@@ -176,21 +154,6 @@ def database_faults(database: Path) -> list[Fault]:
 
 def _database_fault(database: Path, problem: str) -> Fault:
     return Fault(database.name, "file", problem, "make its folder writable, or set database to another file")
-
-
-def _missing_secrets(catalog: Catalog, keystore: Keystore) -> list[Fault]:
-    names = set(keystore.names())
-    wanted = {(tool.credential.secret, tool.system) for tool in catalog.tools if tool.credential is not None}
-    return [
-        Fault(
-            f"registry/{system}.toml",
-            "credentials",
-            f"the keystore has no entry {secret!r}",
-            f"add it: toolgate secrets set {secret}",
-        )
-        for secret, system in sorted(wanted)
-        if secret not in names
-    ]
 
 
 def issuer_faults(root: Path, settings: Settings) -> list[Fault]:

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """How long answers are kept for replays. Keys are kept for good."""
     disk_floor_mb: int = Field(default=64, ge=1, le=1_048_576)
     """Megabytes that must be free before a new call is begun: ends of calls still need room."""
+    second_judge_every: int = Field(default=1000, ge=0)
+    """In production one of so many decisions is judged again, by plain Casbin in another process; 0: none."""
     keystore: str = "keys/keystore.json"
     issuers: tuple[TrustedIssuer, ...] = ()
     callers: dict[str, NamedCaller] = Field(default_factory=dict)

@@ -11,8 +11,8 @@ from toolgate.backends.spill import Spill, Spilled
 from toolgate.backends.sql_ledger import SqlLedger
 from toolgate.backends.sqlite_writer import SqliteWriter, Work
 from toolgate.core.call import Call
-from toolgate.core.claims import Closed, InDoubt, Opened
-from toolgate.core.decision import Decision
+from toolgate.core.claims import Closed, InDoubt, Opened, RunMovedOn
+from toolgate.core.decision import Decision, Past
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.lease import Lent
 from toolgate.core.note import Checkpoint, Note
@@ -138,9 +138,12 @@ class FaultyLedger:
 
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
-    ) -> Opened | Answer | InDoubt:
+    ) -> Opened | Answer | InDoubt | RunMovedOn:
         self.points.meet("before the intent", LedgerUnavailable)
         return await self.inner.open(call, tool, decision, book, last_word=last_word)
+
+    async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
+        return await self.inner.run_of(call, tool)
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         await self.inner.remember(opened, value)

@@ -29,13 +29,12 @@ from toolgate.backends.manifest_catalog import ManifestCatalog
 from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.call import Call, Caller
 from toolgate.core.canonical import canonical
-from toolgate.core.decision import Decision
+from toolgate.core.decision import Decision, Question
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.gateway import Gateway
 from toolgate.core.outcome import Answer, Done
 from toolgate.core.ports import Rulebook
 from toolgate.core.reconcile import Reconciler
-from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
 from toolgate.core.tool import Duplicates, Tool
 from toolgate.main import new_call_id, now
@@ -91,7 +90,10 @@ class AllowsAll:
     def visible(self, caller: Caller, tool: Tool) -> bool:
         return True
 
-    def decide(self, caller: Caller, tool: Tool, arguments: JsonObject) -> Decision:
+    def asks_run(self, caller: Caller, tool: Tool) -> bool:
+        return False
+
+    def decide(self, question: Question) -> Decision:
         return Decision(verdict="allow", rules=("W1",))
 
 

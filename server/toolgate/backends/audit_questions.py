@@ -70,6 +70,18 @@ QUERIES: Final = (
         filters=WHOSE,
     ),
     NamedQuery(
+        name="shadow",
+        question="What would rules or versions in shadow have judged otherwise, and how often?",
+        sql="""
+            SELECT would_rule, tool, verdict, would_be, tenant, subject, policy, count(*) AS calls,
+                min(time) AS first, max(time) AS last
+            FROM audit_shadow_v1 WHERE {where}
+            GROUP BY would_rule, tool, verdict, would_be, tenant, subject, policy
+            ORDER BY calls DESC, would_rule, tool, subject
+        """,
+        filters=WHOSE,
+    ),
+    NamedQuery(
         name="approvals",
         question="Which calls asked for an approval? (This version cannot give one: they were refused.)",
         sql="""

@@ -12,14 +12,21 @@ _CHANGED: Final = " || ".join(
 UPKEEP: Final = (
     NamedQuery(
         name="changes",
-        question="When did policy, registry, settings, adapters or keys change, and which of them?",
+        question="When did policy, registry, settings, adapters or keys change, which of them, and who "
+        "activated a policy?",
         sql=f"""
-            SELECT entry, time, kind, changed, writer, policy, registry, settings, adapters, keys, lock,
-                new_key
+            SELECT entry, time, kind, changed, by_whom, because, writer, policy, registry, settings,
+                adapters, keys, lock, new_key
             FROM (
-                SELECT *, trim({_CHANGED}) AS changed FROM audit_changes_v1 WHERE kind = 'config'
+                SELECT *, trim({_CHANGED}) AS changed, NULL AS by_whom, NULL AS because
+                FROM audit_changes_v1 WHERE kind = 'config'
                 UNION ALL
-                SELECT *, 'log key' FROM audit_changes_v1 WHERE kind = 'key_rotate'
+                SELECT *, 'log key', NULL, NULL FROM audit_changes_v1 WHERE kind = 'key_rotate'
+                UNION ALL
+                SELECT entry, at, time, kind, status, writer, policy, NULL, NULL, NULL, NULL, NULL, NULL,
+                    NULL, 'policy ' || status || CASE WHEN override THEN ', override' ELSE '' END,
+                    by_whom, because
+                FROM audit_policies_v1
             ) WHERE {{where}} ORDER BY entry DESC
         """,  # noqa: S608
         filters=WINDOW,

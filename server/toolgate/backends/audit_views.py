@@ -106,6 +106,13 @@ VIEWS = {
             json_extract(CAST(e.body AS TEXT), '$.rules[#-1]') AS rule, {said("config")} AS config, e.run
         FROM ledger_entry e WHERE e.kind = 'refusal'
     """,
+    "audit_shadow_v1": f"""
+        SELECT {CALL}, {said("verdict")} AS verdict, {said("rules")} AS rules,
+            {said("shadow.verdict")} AS would_be, {said("shadow.rules")} AS would_rules,
+            json_extract(CAST(e.body AS TEXT), '$.shadow.rules[#-1]') AS would_rule,
+            {said("shadow.policy")} AS policy
+        FROM ledger_entry e WHERE {ASKED} AND {said("shadow")} IS NOT NULL
+    """,
     "audit_repeats_v1": f"""
         SELECT {CALL}, e.refers AS answered_with,
             (SELECT a.kind FROM ledger_entry a WHERE a.idx = e.refers) AS answered_with_kind, e.run
@@ -146,6 +153,12 @@ VIEWS = {
             {said("digests.adapters")} AS adapters, {said("digests.keys")} AS keys,
             {said("digests.lock")} AS lock, {said("old")} AS old_key, {said("new")} AS new_key
         FROM ledger_entry e WHERE e.kind = 'config' OR e.kind = 'key_rotate'
+    """,
+    "audit_policies_v1": f"""
+        SELECT {NOTE}, {said("writer")} AS writer, {said("policy")} AS policy,
+            {said("previous")} AS previous, {said("by")} AS who, {clear(said("by"))} AS by_whom,
+            {said("cases")} AS cases, {said("override")} AS override, {kept("because")} AS because
+        FROM ledger_entry e WHERE e.kind = 'policy'
     """,
     "audit_reads_v1": f"""
         SELECT {NOTE}, {said("by")} AS who, {clear(said("by"))} AS reader, {said("query")} AS query,

@@ -33,21 +33,19 @@ class Governing:
             LedgerUnavailable: it could not be recorded.
         """
         if (self._beside, self._in_force) != (beside, book.version):
-            self._beside = dict(beside)
-            self._known[book.version] = await self._record(book)
-            self._in_force = book.version
+            self._known[book.version] = await self._record(book, beside)
+            self._beside, self._in_force = dict(beside), book.version  # only now: else a failure is forgotten
         return self._known[book.version]
 
     async def entry_of(self, book: Rulebook) -> int:
         """Give the entry of a rulebook: that in force or, for a call that began with it, an older one."""
         known = self._known.get(book.version)
         if known is None:
-            known = self._known[book.version] = await self._record(book)
+            known = self._known[book.version] = await self._record(book, self._beside)
         return known
 
-    async def _record(self, book: Rulebook) -> int:
-        digests: dict[str, Any] = {"registry": book.catalog.digest, "policy": book.policy.digest}
-        digests |= self._beside
+    async def _record(self, book: Rulebook, beside: Mapping[str, str]) -> int:
+        digests: dict[str, Any] = {"registry": book.catalog.digest, "policy": book.policy.digest, **beside}
 
         def work(batch: Batch) -> int:
             batch.flush()

@@ -18,7 +18,7 @@ from toolgate.core.commitment import SALT_BYTES, commitment
 from toolgate.core.decision import Decision
 from toolgate.core.lease import Lent
 from toolgate.core.outcome import Answer, Done, Outcome, Refused
-from toolgate.core.record import Json
+from toolgate.core.record import Json, JsonObject
 from toolgate.core.tool import Capture, Tool
 
 FORM: Final = 2
@@ -102,7 +102,7 @@ class Entries:
             "key": call.key_from,
             "lapses": micros(attempt.until),
         }
-        values: dict[str, Json | bytes] = {"arguments": call.spelled}
+        values: dict[str, Json | bytes] = {"arguments": call.spelled, "caller": _claimed_by(call)}
         if call.step is not None:
             values["step"] = call.step
         if call.answers is not None:
@@ -137,7 +137,8 @@ class Entries:
         body = self._body("refusal", refused.code, call, tool, names, call.id) | _judged(decision)
         if tool is None:
             return self._entry(body, {"asked": _printable(call.tool)}, "full")
-        return self._entry(body, {"arguments": call.spelled} if capture != "metadata" else {}, capture)
+        values: dict[str, Json | bytes] = {"arguments": call.spelled, "caller": _claimed_by(call)}
+        return self._entry(body, values, capture)
 
     def repeat(self, call: Call, tool: Tool, decision: Decision, names: Names, answer: Answer) -> Entry:
         """Spell an answer out of memory: who got it, and what it points at."""
@@ -204,7 +205,21 @@ def moment(stored: int) -> datetime:
 
 
 def _judged(decision: Decision | None) -> dict[str, Any]:
-    return {} if decision is None else {"verdict": decision.verdict, "rules": list(decision.rules)}
+    if decision is None:
+        return {}
+    judged: dict[str, Any] = {"verdict": decision.verdict, "rules": list(decision.rules)}
+    if obliged := decision.obligations.spelled():
+        judged["obligations"] = obliged
+    if decision.unknown:
+        judged["unknown_rules"] = list(decision.unknown)
+    if other := decision.would_be:
+        judged["shadow"] = {"verdict": other.verdict, "rules": list(other.rules), "policy": other.policy}
+    return judged
+
+
+def _claimed_by(call: Call) -> JsonObject:
+    """What the token said of its bearer beside the name, as far as rules look at it."""
+    return {"roles": [*sorted(call.caller.roles)], "scopes": [*sorted(call.caller.scopes)]}
 
 
 def _printable(name: str) -> str:

@@ -17,6 +17,7 @@ from toolgate.backends.ledger_entries import Entries, Entry, Names, micros
 from toolgate.backends.pseudonyms import Pseudonyms
 from toolgate.backends.sql_claims import GRACE, Claims, Settlement, stored
 from toolgate.backends.sql_doubts import SqlDoubts
+from toolgate.backends.sql_runs import earlier_calls
 from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call
 from toolgate.core.claims import (
@@ -26,12 +27,13 @@ from toolgate.core.claims import (
     EarlierCall,
     InDoubt,
     Opened,
+    RunMovedOn,
     answer_to_repetition,
     answer_under_key,
     state_after,
     still_running,
 )
-from toolgate.core.decision import Decision
+from toolgate.core.decision import Decision, Past
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.lease import Lent
 from toolgate.core.outcome import Answer, Failed, Outcome, Refused
@@ -78,12 +80,24 @@ class SqlLedger:
         """By the intent."""
         self._closing: set[asyncio.Task[None]] = set()
 
+    async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
+        """Give the earlier calls of the run that `call` is part of; None where nobody can tell."""
+        if call.run is None:
+            return None
+        who = await self._pseudonyms.of("subject", call.caller, call.caller.subject)
+        run = await self._pseudonyms.of("run", call.caller, call.run)
+        return await self._writer.begin(lambda batch: self._earlier(batch, call, tool, run, who))
+
+    def _earlier(self, batch: Batch, call: Call, tool: Tool, run: str, who: str) -> tuple[Past, ...] | None:
+        claimed = self._claims.standing_in_the_way(batch, call, tool) if call.key is not None else None
+        return earlier_calls(batch, run, who, but=claimed.earlier.call_id if claimed is not None else None)
+
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
-    ) -> Opened | Answer | InDoubt:
+    ) -> Opened | Answer | InDoubt | RunMovedOn:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
         asked = _Asked(call, tool, decision, await self._names(call, book), last_word)
-        opened: Opened | Answer | InDoubt | Busy
+        opened: Opened | Answer | InDoubt | Busy | RunMovedOn
         if call.key is None and tool.terms.effect == "read":
             opened = await self._open_unclaimed(asked)
         else:
@@ -150,12 +164,25 @@ class SqlLedger:
     async def _names(self, call: Call, book: Rulebook) -> Names:
         return await self._pseudonyms.names(call, await self._governing.entry_of(book))
 
-    async def _open_unclaimed(self, asked: "_Asked") -> Opened:
+    async def _open_unclaimed(self, asked: "_Asked") -> Opened | RunMovedOn:
         entry = self._intent(asked, self._first(asked))
-        intent = await self._writer.begin(lambda batch: batch.append(entry))
+
+        def work(batch: Batch) -> int | None:
+            return None if self._has_moved_on(batch, asked) else batch.append(entry)
+
+        intent = await self._writer.begin(work)
+        if intent is None:
+            return RunMovedOn()
         return Opened(call_id=asked.call.id, intent=intent, claimed=False, remembered={})
 
-    async def _after_the_first(self, asked: "_Asked", busy: Busy) -> Opened | Answer | InDoubt:
+    def _has_moved_on(self, batch: Batch, asked: "_Asked") -> bool:
+        """Whether the run's earlier calls, which the decision looked at, are no longer all of them."""
+        if asked.decision.run is None:
+            return False
+        run, who = asked.names.run, asked.names.who
+        return self._earlier(batch, asked.call, asked.tool, run, who) != asked.decision.run
+
+    async def _after_the_first(self, asked: "_Asked", busy: Busy) -> Opened | Answer | InDoubt | RunMovedOn:
         """Wait a bounded time for the first call under the key, whichever process runs it."""
         time = asyncio.get_running_loop().time
         give_up, pause = time() + self._wait, FIRST_LOOK
@@ -172,8 +199,8 @@ class SqlLedger:
                 return opened
         return await self._writer.write(lambda batch: self._repeated(batch, asked, still_running(busy)))
 
-    async def _attempt(self, asked: "_Asked") -> Opened | Answer | InDoubt | Busy:
-        def given_up(opened: Opened | Answer | InDoubt | Busy) -> None:
+    async def _attempt(self, asked: "_Asked") -> Opened | Answer | InDoubt | Busy | RunMovedOn:
+        def given_up(opened: Opened | Answer | InDoubt | Busy | RunMovedOn) -> None:
             if isinstance(opened, Opened):
                 self._closing.add(closing := asyncio.ensure_future(self._close_unsent(asked, opened)))
                 closing.add_done_callback(self._closing.discard)
@@ -189,7 +216,7 @@ class SqlLedger:
 
     def _try_to_open(  # noqa: PLR0911 - one for each thing that an earlier call can mean
         self, asked: "_Asked", batch: Batch
-    ) -> Opened | Answer | InDoubt | Busy:
+    ) -> Opened | Answer | InDoubt | Busy | RunMovedOn:
         call, tool = asked.call, asked.tool
         claimed = self._claims.standing_in_the_way(batch, call, tool)
         if claimed is None:
@@ -209,7 +236,9 @@ class SqlLedger:
             case Busy() as busy:
                 return busy
 
-    def _claim(self, batch: Batch, asked: "_Asked", attempt: Attempt) -> Opened:
+    def _claim(self, batch: Batch, asked: "_Asked", attempt: Attempt) -> Opened | RunMovedOn:
+        if self._has_moved_on(batch, asked):
+            return RunMovedOn()
         intent = batch.append(self._intent(asked, attempt))
         self._claims.claim(batch, asked.call, asked.tool, attempt, intent, asked.request)
         return Opened(

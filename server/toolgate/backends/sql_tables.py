@@ -15,7 +15,7 @@ RARE: Final = (
     "kind = 'genesis' OR kind = 'writer_start' OR kind = 'writer_stop' OR kind = 'config' "
     "OR kind = 'refusal' OR kind = 'repeat' OR kind = 'unknown' OR kind = 'late_outcome' "
     "OR kind = 'reconcile' OR kind = 'resolve' OR kind = 'auth_failure' OR kind = 'audit_read' "
-    "OR kind = 'key_rotate' OR kind = 'fault'"
+    "OR kind = 'key_rotate' OR kind = 'fault' OR kind = 'policy'"
 )
 
 
@@ -164,6 +164,33 @@ class ClaimRow(Stored, table=True):
     remembered: bytes | None = None
 
 
+class PolicyVersionRow(Stored, table=True):
+    """A version of the policy that was activated once. Never updated, never deleted."""
+
+    __tablename__: ClassVar[Any] = "policy_version"
+
+    digest: str = Field(primary_key=True)
+    """SHA-256 over names and texts of all files, hexadecimal."""
+    files: bytes
+    """Canonical JSON: each file's text by its name under `policies/`."""
+    at: int
+    """When it was stored, in microseconds since 1970-01-01 UTC."""
+
+
+class PolicyActivationRow(Stored, table=True):
+    """That a version was put in force, or beside the one in force. Never updated, never deleted."""
+
+    __tablename__: ClassVar[Any] = "policy_activation"
+
+    entry: int = Field(primary_key=True)
+    """The ledger's entry that says so: the order of activations is this."""
+    digest: str
+    mode: str
+    """`enforced`, `shadow` or `shadow_ended`."""
+    previous: str
+    """The version that had the place before; an empty text for none."""
+
+
 class Prepared:
     """A statement of SQLAlchemy Core, spelled once for SQLite's driver.
 
@@ -184,3 +211,4 @@ def _table(row: type[Stored]) -> Table:
 
 ENTRY, NODE, TIP, CHECKPOINT = _table(EntryRow), _table(NodeRow), _table(TipRow), _table(CheckpointRow)
 CLAIM, PAYLOAD, PSEUDONYM = _table(ClaimRow), _table(PayloadRow), _table(PseudonymRow)
+VERSION, ACTIVATION = _table(PolicyVersionRow), _table(PolicyActivationRow)

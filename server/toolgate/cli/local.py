@@ -53,6 +53,22 @@ def named_caller(settings: Settings, name: str, issuer: str = LOCAL_ISSUER) -> C
     )
 
 
+def demand_owner(root: Path, deed: str) -> None:
+    """Let only the user who owns the deployment do what no token speaks for.
+
+    Args:
+        root: the deployment's folder.
+        deed: what only that user may do, such as "may settle calls".
+
+    Raises:
+        Misconfigured: somebody else asks.
+    """
+    owner = root.stat().st_uid
+    if owner != os.getuid():
+        problem = f"it belongs to user {owner}, and only that user {deed}"
+        raise Misconfigured([Fault(str(root), "owner", problem, "ask that user")])
+
+
 def os_person() -> Caller:
     """Give the user whom the system knows, not the one that the environment claims."""
     try:

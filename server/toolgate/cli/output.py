@@ -17,6 +17,7 @@ Root = Annotated[Path, typer.Option("--root", help="The deployment's folder.", s
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 HERE = Path()
 _WIDEST = 10_000
+_MOST_PLACES = 200
 
 
 def out() -> Console:
@@ -39,13 +40,20 @@ def print_faults(faults: Sequence[Fault], *, as_json: bool) -> None:
     if as_json:
         print_json({"ok": not faults, "faults": [vars(fault) for fault in faults]})
         return
+    print_places(faults)
+    count = len(faults)
+    err().print(Text(f"{count} fault{'s' if count != 1 else ''}; nothing was started.", style="red"))
+
+
+def print_places(faults: Sequence[Fault]) -> None:
+    """Print where something is wrong, what, and what to do; of very many only the first."""
     console = err()
-    for fault in faults:
+    for fault in faults[:_MOST_PLACES]:
         console.print(Text.assemble((fault.file, "bold"), ": ", (fault.place, "cyan")))
         console.print(Text(f"    {fault.problem}"))
         console.print(Text(f"    → {fault.remedy}", style="dim"))
-    count = len(faults)
-    console.print(Text(f"{count} fault{'s' if count != 1 else ''}; nothing was started.", style="red"))
+    if len(faults) > _MOST_PLACES:
+        console.print(Text(f"and {len(faults) - _MOST_PLACES} more; --json tells all", style="dim"))
 
 
 def complain(error: Exception, *, as_json: bool) -> None:

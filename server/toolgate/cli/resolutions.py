@@ -1,7 +1,6 @@
 """`toolgate calls reconcile` and `resolve`: what became of a call, as its system or a person says."""
 
 import asyncio
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from toolgate.backends.sql_records import SqlRecords
 from toolgate.cli.json_option import json_object
-from toolgate.cli.local import os_person
+from toolgate.cli.local import demand_owner, os_person
 from toolgate.cli.output import HERE, AsJson, Root, out, print_json
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.claims import Doubtful
@@ -50,7 +49,7 @@ def reconcile(
     """
     if (call_id is None) != all_:
         raise typer.BadParameter("name a call, or say --all", param_hint="CALL")
-    _demand_owner(root)
+    demand_owner(root, "may settle calls")
     asked = asyncio.run(_reconciled(root, call_id))
     if as_json:
         print_json([asdict(one) for one in asked] if all_ else asdict(asked[0]))
@@ -80,7 +79,7 @@ def resolve(  # noqa: PLR0913, PLR0917 - the options of one command
         raise typer.BadParameter("it belongs to --done, and --done needs it", param_hint="--result")
     if not because.strip():
         raise typer.BadParameter("say how you know it", param_hint="--because")
-    _demand_owner(root)
+    demand_owner(root, "may settle calls")
     value = None if result is None else json_object(result, "--result")
     entry = asyncio.run(_resolved(root, call_id, value, because))
     if as_json:
@@ -163,14 +162,6 @@ def _as_result(tool: Tool | None, doubtful: Doubtful, value: JsonObject) -> Done
     if fault := out_of_bounds(value) or tool.output.fault_in(value):
         raise typer.BadParameter(f"no result of {tool.name}: {fault}", param_hint="--result")
     return Done(value=value)
-
-
-def _demand_owner(root: Path) -> None:
-    """Let only the user who owns the deployment settle calls."""
-    owner = root.stat().st_uid
-    if owner != os.getuid():
-        problem = f"it belongs to user {owner}, and only that user may settle calls"
-        raise Misconfigured([Fault(str(root), "owner", problem, "ask that user")])
 
 
 _BY_HAND: Final = "Look in the system itself, then say what you found: toolgate calls resolve."

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
@@ -25,6 +26,7 @@ from starlette.requests import Request
 
 from toolgate.backends.dev_issuer import ISSUER
 from toolgate.backends.jwt_callers import JwtCallers
+from toolgate.backends.policy_stored import SHORT
 from toolgate.cli.local import local_caller
 from toolgate.cli.output import HERE, AsJson, Root, err
 from toolgate.core.call import Caller
@@ -39,8 +41,10 @@ from toolgate.web.plain_calls import PlainCalls
 log = logging.getLogger("toolgate")
 KEEP_SECONDS: Final = 2.0
 """How often calls in doubt are looked after."""
-LOOK_SECONDS: Final = 1.0
-"""How often dev mode looks for changed policies and manifests."""
+LOOK_SECONDS: Final = 0.25
+"""How often it is looked for changes: on the disk in dev mode, else for a newly activated policy."""
+_LONGEST_PAUSE: Final = 10.0
+"""Before what could not be taken up is tried again; at first it is `LOOK_SECONDS`."""
 
 
 def serve(
@@ -71,10 +75,7 @@ async def _serve_http(root: Path) -> None:
                 bearer=Bearer(resource, callers.caller_of, house.strangers.reject),
                 hosts=_hosts(settings, port),
                 max_body=settings.max_body,
-                ready=lambda: {
-                    "ready": house.ledger.writer.is_alive(),
-                    "version": house.in_force.rulebook.version,
-                },
+                ready=house.readiness,
             )
             config = uvicorn.Config(
                 http_app(mcp.server, edge, PlainCalls(mcp)),
@@ -153,33 +154,85 @@ def _mcp_server(house: House, caller_of: Callable[[RequestContext], Any]) -> Mcp
 
 
 async def _follow_changes(house: House, announce: Callable[[], Awaitable[None]]) -> None:
-    """Take up changed policies and manifests: on SIGHUP and, in dev mode, whenever they change on disk."""
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    dev = house.settings.mode == "dev"
-    stamp = _stamp(house)
+    """Take up changes: all on SIGHUP; by itself an activated policy or, in dev mode, what is on disk.
+
+    What could not be read or recorded is tried again until it is: forgotten, it would stay out of force.
+    """
+    changes = _Changes(house, announce, _stamp(house))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, changes.asked.set)
+    pause, told = LOOK_SECONDS, ""
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), LOOK_SECONDS if dev else None)
+            await asyncio.wait_for(changes.asked.wait(), LOOK_SECONDS)
         try:
-            seen = _stamp(house)
-            if asked.is_set() or seen != stamp:
-                stamp = seen
-                asked.clear()
-                await _take_up(house, announce)
+            await changes.look()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong, this change and the next must be seen
+            if repr(error) != told:
+                _tell(error)
+            told = repr(error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            pause, told = LOOK_SECONDS, ""
+
+
+def _tell(error: Exception) -> None:
+    unexpected = None if isinstance(error, LedgerUnavailable) else error
+    log.error("not taken up, and tried again until it is: %s", error, exc_info=unexpected)
+
+
+@dataclass
+class _Changes:
+    """What is new, until it has been taken up or refused."""
+
+    house: House
+    announce: Callable[[], Awaitable[None]]
+    stamp: list[tuple[str, int]]
+    """Of the files that were read last."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def look(self) -> None:
+        """Take up what is new.
+
+        Raises:
+            LedgerUnavailable: it could not be read or recorded, and is still new.
+        """
+        dev = self.house.settings.mode == "dev"
+        seen = _stamp(self.house) if dev else self.stamp
+        try:
+            if self.asked.is_set() or seen != self.stamp:
+                await self._reload()
+                self.stamp = seen
+        finally:
+            if not dev:  # a registry that cannot be read keeps no activated policy out of force
+                await _take_up(self.house, self.house.follow, self.announce)
+
+    async def _reload(self) -> None:
+        asked = self.asked.is_set()
+        self.asked.clear()  # before anything is read: who asks meanwhile may mean what has been read already
+        try:
+            await _take_up(self.house, self.house.reload, self.announce)
         except Exception:
-            # Whatever is wrong with a file or an adapter, the next change must still be seen.
-            log.exception("a change could not be taken up; the last good version stays in force")
+            if asked:
+                self.asked.set()
+            raise
 
 
-async def _take_up(house: House, announce: Callable[[], Awaitable[None]]) -> None:
+async def _take_up(
+    house: House, read: Callable[[], Awaitable[Sequence[Fault]]], announce: Callable[[], Awaitable[None]]
+) -> None:
     before = house.in_force.rulebook.version
-    faults = await house.reload()
-    for fault in faults:
-        log.error("not taken up, the last good version stays in force: %s", fault)
-    if house.in_force.rulebook.version != before:
-        log.warning("version %s is in force", house.in_force.rulebook.version)
-        await announce()
+    try:
+        for fault in await read():
+            log.error("not taken up, the last good version stays in force: %s", fault)
+    finally:
+        if house.in_force.rulebook.version != before:
+            log.warning(
+                "version %s is in force (policy %s)",
+                house.in_force.rulebook.version,
+                house.in_force.rulebook.policy.digest[:SHORT],
+            )
+            await announce()
 
 
 async def _keep(house: House) -> None:
@@ -199,7 +252,7 @@ async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:
 
 def _stamp(house: House) -> list[tuple[str, int]]:
     folders = (house.root / house.settings.policies, house.root / house.settings.registry)
-    files = sorted(file for folder in folders for file in folder.glob("*"))
+    files = sorted(file for folder in folders for file in folder.rglob("*"))
     stamps: list[tuple[str, int]] = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):

@@ -43,6 +43,11 @@ class Opened:
     """What an earlier attempt made durable before it sent."""
 
 
+@dataclass(frozen=True)
+class RunMovedOn:
+    """Nothing was opened: the decision had looked at the run's earlier calls, and now there are others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """What is about to be tried: the first time, or once more under the same key."""

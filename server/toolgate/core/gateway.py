@@ -1,14 +1,16 @@
 """READ THIS FIRST: the way of one call, and the only way to an effect."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from toolgate.adapter.context import Progress
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import InDoubt, Opened, fault_in_key, in_doubt_still, with_derived_key
-from toolgate.core.decision import Decision
+from toolgate.core.claims import InDoubt, Opened, RunMovedOn, fault_in_key, in_doubt_still, with_derived_key
+from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
 from toolgate.core.lease import Lent
 from toolgate.core.outcome import Answer, Failed, Outcome, Refused, Unknown
@@ -16,6 +18,7 @@ from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault, silent
 from toolgate.core.reconcile import Reconciler
 from toolgate.core.shield import HangUp, Shield
 from toolgate.core.tool import Tool
+from toolgate.core.turns import Turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Gateway:
     tools: Tools
     shield: Shield
     reconciler: Reconciler
+    turns: Turns = field(default_factory=Turns)
 
     def tools_for(self, caller: Caller) -> list[Tool]:
         """Give the tools of which some call could be allowed to `caller`, by name."""
@@ -42,36 +46,51 @@ class Gateway:
         if tool is None or not book.policy.visible(call.caller, tool):
             return await self._refuse(book, call, None, _UNKNOWN_TOOL)
         call = with_derived_key(call, tool)
-        if refused := _fault_in(call, tool):
-            return await self._refuse(book, call, tool, refused)
-        decision = book.policy.decide(call.caller, tool, call.arguments)
-        if decision.verdict != "allow":
-            return await self._refuse(book, call, tool, _in_words(decision), decision)
-        return await self.shield.run(partial(self._carry_through, book, call, tool, decision, progress))
+        if refused := _fault_in(call, tool):  # the rules were not asked, so how much may be kept is not known
+            return await self._refuse(book, call, tool.keeping("metadata"), refused)
+        return await self.shield.run(partial(self._carry_through, book, call, tool, progress))
 
     async def _carry_through(
-        self,
-        book: Rulebook,
-        call: Call,
-        tool: Tool,
-        decision: Decision,
-        progress: Progress,
-        hang_up: HangUp,
+        self, book: Rulebook, call: Call, tool: Tool, progress: Progress, hang_up: HangUp
     ) -> Answer:
+        """Judge, open, act and close, in that order."""
         try:
-            opened = await self.ledger.open(call, tool, decision, book)
-            if isinstance(opened, InDoubt):
-                opened = await self._find_out(call, tool, opened, decision, book)
+            decision, opened = await self._open(book, call, tool)
         except LedgerUnavailable:
             return _unrecorded(call)
-        if isinstance(opened, Answer):
-            return opened
-        outcome, lent = await self._attempt(call, tool, opened, progress, hang_up)
-        return await self._close(call, tool, opened, outcome, lent)
+        kept = _keeping(tool, decision)
+        match opened:
+            case Refused() as refused:
+                return await self._refuse(book, call, kept, refused, decision)
+            case Answer() as answer:
+                return answer.under(decision.obligations)
+            case Opened():
+                outcome, lent = await self._attempt(call, kept, opened, progress, hang_up)
+                answer = await self._close(call, kept, opened, outcome, lent)
+                return answer.under(decision.obligations)
+
+    async def _open(
+        self, book: Rulebook, call: Call, tool: Tool
+    ) -> tuple[Decision, Opened | Answer | Refused]:
+        """Judge the call, and open it where it is allowed; anew when others of its run came between."""
+        asks_run = book.policy.asks_run(call.caller, tool)
+        decision = _NOT_JUDGED
+        for _ in range(_MOST_JUDGEMENTS):
+            async with self.turns.of(call) if asks_run and call.run else nullcontext():
+                run = await self.ledger.run_of(call, tool) if asks_run else None
+                decision = book.policy.decide(_question(call, tool, run))
+                if decision.verdict != "allow":
+                    return decision, _in_words(decision)
+                opened = await self.ledger.open(call, _keeping(tool, decision), decision, book)
+            if isinstance(opened, InDoubt):
+                opened = await self._find_out(call, _keeping(tool, decision), opened, decision, book)
+            if not isinstance(opened, RunMovedOn):
+                return decision, opened
+        return decision, _RUN_TOO_BUSY
 
     async def _find_out(
         self, call: Call, tool: Tool, doubt: InDoubt, decision: Decision, book: Rulebook
-    ) -> Opened | Answer:
+    ) -> Opened | Answer | RunMovedOn:
         """Ask the system what became of the first call; then it is answered, or may be run again."""
         try:
             await self.reconciler.find_out(call, tool, doubt.earlier)
@@ -129,6 +148,15 @@ class Gateway:
         return Answer(outcome=refused, call_id=call.id, entry=entry)
 
 
+def _question(call: Call, tool: Tool, run: tuple[Past, ...] | None) -> Question:
+    return Question(caller=call.caller, tool=tool, arguments=call.arguments, at=call.received_at, run=run)
+
+
+def _keeping(tool: Tool, decision: Decision) -> Tool:
+    """Give the tool on terms by which the ledger keeps no more than the rules say."""
+    return tool.keeping(decision.obligations.least(tool.terms.capture))
+
+
 def _fault_in(call: Call, tool: Tool) -> Refused | None:
     """What is wrong with the call itself. Nothing else reads the arguments before this has."""
     if fault := out_of_bounds(call.arguments) or tool.input.fault_in(call.arguments):
@@ -159,7 +187,7 @@ def _key_fault(call: Call, tool: Tool) -> Refused | None:
 def _in_words(decision: Decision) -> Refused:
     rule = f"rule {decision.rules[-1]}" if decision.rules else "no rule allows it"
     if decision.verdict == "hold":
-        approvers = " or ".join(decision.approvers)
+        approvers = " and ".join(decision.approvers)
         return Refused(
             code="approval_required",
             detail=f"{rule} asks for an approval by {approvers}, which cannot be given here",
@@ -181,6 +209,14 @@ def _unrecorded(call: Call) -> Answer:
     return Answer(outcome=failed, call_id=call.id, entry=None)
 
 
+_NOT_JUDGED = Decision(verdict="deny")
+_MOST_JUDGEMENTS: Final = 50
+"""How often one call is judged: while other calls of its run go between, its decision does not hold."""
+_RUN_TOO_BUSY = Refused(
+    code="run_too_busy",
+    detail="rules look at the run's earlier calls, and others went between each time; ask again",
+    retry_after_ms=200,
+)
 _UNKNOWN_TOOL = Refused(code="unknown_tool", detail="there is no such tool")
 _UNRECORDED_END = Unknown(
     code="end_not_recorded",

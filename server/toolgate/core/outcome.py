@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from toolgate.core.obligations import Obligations
 from toolgate.core.record import JsonObject, Record
 
 
@@ -68,3 +69,15 @@ class Answer(Record):
     """The ledger entry that records it; None only when the ledger could not be written."""
     replayed: bool = False
     """It is the answer of an earlier call under the same key."""
+    hidden: tuple[str, ...] = ()
+    """What the caller does not get of the result, as the policy's `with` cells say it."""
+
+    def under(self, obligations: Obligations) -> "Answer":
+        """Give the answer as the caller may see it; what is stored stays whole."""
+        if not isinstance(self.outcome, Done) or not (obligations.mask or obligations.rows):
+            return self
+        seen = obligations.on(self.outcome.value)
+        if seen == self.outcome.value:
+            return self
+        shown = tuple(said for said in obligations.spelled() if not said.startswith("capture="))
+        return self.model_copy(update={"outcome": Done(value=seen), "hidden": shown})

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from toolgate.adapter.context import Progress
 from toolgate.core.call import Call, Caller
-from toolgate.core.claims import Asked, Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened
-from toolgate.core.decision import Decision
+from toolgate.core.claims import Asked, Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened, RunMovedOn
+from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Outcome, Refused
 from toolgate.core.record import JsonObject
@@ -42,7 +42,11 @@ class Policy(Protocol):
         """Whether some call of `tool` could be allowed to `caller`."""
         ...
 
-    def decide(self, caller: Caller, tool: Tool, arguments: JsonObject) -> Decision: ...
+    def asks_run(self, caller: Caller, tool: Tool) -> bool:
+        """Whether judging a call of `tool` takes the run's earlier calls."""
+        ...
+
+    def decide(self, question: Question) -> Decision: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,16 @@ class Rulebook:
 class Ledger(Protocol):
     """Durable memory. Each method returns when its entry is durable, or raises `LedgerUnavailable`."""
 
+    async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
+        """Give the earlier calls of the run that `call` is part of; None where it names none."""
+        ...
+
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
-    ) -> Opened | Answer | InDoubt:
+    ) -> Opened | Answer | InDoubt | RunMovedOn:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call.
+
+        `RunMovedOn` when the decision looked at the run's earlier calls, and there are others by now.
 
         While the earlier call runs, wait for its answer a bounded time. `InDoubt` when nobody knows what
         became of it and the system could be asked; not with `last_word`, which answers that it is unknown.

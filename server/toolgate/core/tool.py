@@ -1,6 +1,6 @@
 """A tool: one operation of one system, admitted on terms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -80,6 +80,20 @@ class Tool:
     output: Schema
     credential: CredentialRole | None
     """What it signs in with; None when it needs nothing."""
+
+    @cached_property
+    def _kept_less(self) -> "dict[Capture, Tool]":
+        return {}
+
+    def keeping(self, capture: Capture) -> "Tool":
+        """Give the same tool on terms by which the ledger keeps `capture` of a call."""
+        if capture == self.terms.capture:
+            return self
+        known = self._kept_less.get(capture)
+        if known is None:
+            terms = self.terms.model_copy(update={"capture": capture})
+            known = self._kept_less[capture] = replace(self, terms=terms)
+        return known
 
     @cached_property
     def definition(self) -> str:

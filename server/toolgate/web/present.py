@@ -22,6 +22,7 @@ ENTRY: Final = f"{PREFIX}entry"
 REPLAYED: Final = f"{PREFIX}replayed"
 CALL_ID: Final = f"{PREFIX}callId"
 ERROR: Final = f"{PREFIX}error"
+HIDDEN: Final = f"{PREFIX}hidden"
 QUESTION: Final = "answer"
 """The name of the one question that a call may end with."""
 DOCS: Final = "docs/reference/outcomes.md"
@@ -80,6 +81,9 @@ def _result(value: JsonObject, answer: Answer, meta: JsonObject) -> JsonObject:
     if answer.replayed:
         said = f"Already applied: this is the answer of the first call, ledger entry {answer.entry}."
         texts.insert(0, said)
+    if answer.hidden:
+        texts.append(f"The policy hides a part of this result from you: {'; '.join(answer.hidden)}.")
+        meta = {**meta, HIDDEN: [*answer.hidden]}
     return {**_content(*texts), "structuredContent": value, "isError": False, "_meta": meta}
 
 

@@ -2,15 +2,17 @@
 
 import fnmatch
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from toolgate.backends.policy_files import Rule
+from toolgate.backends.policy.text import Rule
 from toolgate.core.call import Caller
 from toolgate.core.tool import Tool
 
 MOST_REMEMBERED: Final = 50_000
+"""Of each kind. Then the oldest makes room, one at a time: to free all at once would hold up everybody."""
 
 
 class RuleIndex:
@@ -23,11 +25,10 @@ class RuleIndex:
             rows = self._places.setdefault(rule.tool, {})
             rows.setdefault((rule.tenant, rule.action, rule.who), []).append(place)
         self._patterns = [pattern for pattern in self._places if "*" in pattern]
+        self._sources: OrderedDict[str, list[dict[tuple[str, str, str], list[int]]]] = OrderedDict()
 
     def rules_for(self, tool: Tool, groups: frozenset[str], tenant: str, names: frozenset[str]) -> list[Rule]:
         """Give, in the order of the files, the rules that could match."""
-        sources = {name for name in groups if name in self._places}
-        sources.update(p for p in self._patterns if tool_match(tool.name, p))
         wanted = [
             (tenant_, action, who)
             for tenant_ in (tenant, "*")
@@ -35,9 +36,23 @@ class RuleIndex:
             for who in (*names, "*")
         ]
         places = {
-            place for source in sources for where in wanted for place in self._places[source].get(where, ())
+            place
+            for rows in self._sources_of(tool, groups)
+            for where in wanted
+            for place in rows.get(where, ())
         }
         return [self._rules[place] for place in sorted(places)]
+
+    def _sources_of(self, tool: Tool, groups: frozenset[str]) -> list[dict[tuple[str, str, str], list[int]]]:
+        """Give the rules that name the tool: by itself, by a group or by a pattern."""
+        found = self._sources.get(tool.name)
+        if found is None:
+            names = {name for name in groups if name in self._places}
+            names.update(pattern for pattern in self._patterns if tool_match(tool.name, pattern))
+            if len(self._sources) >= MOST_REMEMBERED:
+                self._sources.popitem(last=False)
+            found = self._sources[tool.name] = [self._places[name] for name in names]
+        return found
 
 
 class Roles:
@@ -50,7 +65,7 @@ class Roles:
         self._up: dict[tuple[str, str], list[str]] = {}
         for who, role, tenant in links:
             self._up.setdefault((tenant, who), []).append(role)
-        self._known: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
+        self._known: OrderedDict[tuple[str, frozenset[str]], frozenset[str]] = OrderedDict()
 
     def of(self, caller: Caller) -> frozenset[str]:
         """Give every name that a rule can call this caller by."""
@@ -75,7 +90,7 @@ class Roles:
                 level = {up for name in level for up in self._up.get((tenant, name), ())} - reached
                 reached |= level
             if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()
+                self._known.popitem(last=False)
             found = self._known[key] = frozenset(reached)
         return found
 

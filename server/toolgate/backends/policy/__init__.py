@@ -1,0 +1,1 @@
+"""The policy: its files, read strictly; Casbin as the judge; what can be asked of both."""
