@@ -16,6 +16,7 @@ import uvloop
 from tests.gate_on_scripted_system import ANN, Rig, rig
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.call import Call
+from toolgate.core.decision import Question
 from toolgate.core.record import JsonObject
 from toolgate.main import new_call_id, now
 
@@ -34,12 +35,13 @@ async def _stages(folder: Path) -> dict[str, float]:
         book = gate.gateway.rulebook()
         tool = book.catalog.find("desk.read")
         assert tool is not None
+        question = Question(caller=ANN, tool=tool, arguments=ARGUMENTS, at=now())
         return {
             "arguments: bounds and schema": _timed(
                 lambda: (out_of_bounds(ARGUMENTS), tool.input.fault_in(ARGUMENTS))
             ),
             "policy: visible": _timed(lambda: book.policy.visible(ANN, tool)),
-            "policy: decide": _timed(lambda: book.policy.decide(ANN, tool, ARGUMENTS)),
+            "policy: decide": _timed(lambda: book.policy.decide(question)),
             "the disk: fdatasync of 4 KiB": _timed(_synced(folder)),
             "a commit of one entry, one at a time": await _committed(gate),
             "the whole read, one at a time": await _awaited(gate, "desk.read", 1),
