@@ -1,5 +1,6 @@
 """What `toolgate policy fmt` does to a policy's files: columns, and nothing that they mean."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -139,3 +140,15 @@ def test_a_file_that_cannot_be_replaced_is_as_it_was(tmp_path: Path) -> None:
 
     assert file.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["rules.csv"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "report.xml"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_file(pipe, "told")
+        assert os.read(reader, 100) == b"told"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
