@@ -6,16 +6,16 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from bench.policies import tool as with_schema
 from toolgate.adapter import Effect
 from toolgate.backends.policy.casbin_judge import MODEL, CasbinPolicy
 from toolgate.backends.policy.index import RuleIndex
 from toolgate.backends.policy.reading import parse_policy, read_policy
 from toolgate.backends.policy.text import PolicyText
-from toolgate.core.arguments import Schema
 from toolgate.core.call import Caller
 from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.record import JsonObject
-from toolgate.core.tool import Terms, Tool
+from toolgate.core.tool import Tool
 
 Row = tuple[str, ...]
 """A rule without its id: seven cells, or eight with `with`."""
@@ -97,28 +97,7 @@ arguments = st.sampled_from(AMOUNTS)
 
 def tool(name: str, effect: Effect = "read") -> Tool:
     """Admit a tool of which only name and effect matter."""
-    terms = Terms(
-        effect=effect,
-        timeout=1,
-        duplicates="none",
-        without_key="allow",
-        capture="metadata",
-        scopes=frozenset(),
-        credential="none",
-    )
-    system, _, operation = name.partition(".")
-    return Tool(
-        name=name,
-        wire_name=name.replace(".", "_"),
-        system=system,
-        operation=operation,
-        title=name,
-        description=name,
-        terms=terms,
-        input=Schema({}),
-        output=Schema({}),
-        credential=None,
-    )
+    return with_schema(name, effect, {})
 
 
 tools = st.builds(tool, st.sampled_from(TOOLS), st.sampled_from(EFFECTS))
