@@ -1,6 +1,7 @@
 """How the judge decides: the shipped policies case by case, then what is true of every policy."""
 
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -261,6 +262,23 @@ def test_what_casbin_cannot_judge_is_denied(caplog: pytest.LogCaptureFixture) ->
 
     assert (decision.verdict, decision.rules) == ("deny", ())
     assert "crm.find_customers" in caplog.text
+    assert "canary" not in caplog.text
+
+
+class Talkative(CasbinPolicy):
+    """A judge that breaks, and tells what it was asked."""
+
+    def _could_match(self, caller: Caller, tool: Tool) -> NoReturn:
+        raise ValueError(f"{caller.subject} asked {tool.name} about canary")
+
+
+def test_a_judge_that_breaks_denies_and_tells_no_value(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Talkative(text_of([("allow", "*", "*", "*", "*", "-", "-")]))
+
+    decision = broken.decide(question(AGENT, FIND, {"secret": "canary"}))
+
+    assert decision.verdict == "deny"
+    assert "ValueError at test_policy_deciding.py" in caplog.text
     assert "canary" not in caplog.text
 
 

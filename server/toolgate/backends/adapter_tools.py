@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
@@ -29,7 +27,7 @@ from toolgate.backends.manifest_catalog import AdmittedTool
 from toolgate.core.arguments import out_of_bounds
 from toolgate.core.canonical import canonical
 from toolgate.core.claims import Finding
-from toolgate.core.errors import LedgerUnavailable
+from toolgate.core.errors import LedgerUnavailable, without_values
 from toolgate.core.outcome import Done, Failed, InputRequired, Outcome, Unknown
 from toolgate.core.ports import Act
 from toolgate.core.reconcile import CANNOT_TELL
@@ -163,14 +161,6 @@ async def _value_or_error(operation: Coroutine[Any, Any, T]) -> T | Exception:
         return _single(error)
 
 
-def _without_values(error: Exception) -> str:
-    """Say what an adapter raised, and where: its message may hold arguments, answers or worse."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[::-1])
-    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
-    return f"{type(error).__name__}{cause} at {places}"
-
-
 def _single(error: Exception) -> Exception:
     """Look into a group of one, as a task group raises it."""
     inner: Any = error
@@ -279,7 +269,7 @@ def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
             detail = "what must be remembered before the send could not be recorded; nothing was sent"
             return Failed(code="ledger_unavailable", detail=detail, retryable=True)
         case _:
-            log.error("call %s: %s failed: %s", act.call.id, tool.name, _without_values(error))
+            log.error("call %s: %s failed: %s", act.call.id, tool.name, without_values(error))
             return _broken_off(tool, sends, "adapter_error", "the adapter failed", retryable=False)
 
 

@@ -1,6 +1,8 @@
 """Why we could not do our work. Expected ends are values (`Outcome`), not these."""
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class LedgerUnavailable(Exception):  # noqa: N818 - named by what is the matter
@@ -44,3 +46,11 @@ class Misconfigured(Exception):  # noqa: N818
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = faults
+
+
+def without_values(error: Exception) -> str:
+    """Say what was raised, and where, for the log: its message may hold arguments, answers or worse."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[::-1])
+    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
+    return f"{type(error).__name__}{cause} at {places}"

@@ -23,7 +23,7 @@ from toolgate.backends.policy.reading import DEEPEST
 from toolgate.backends.policy.text import NONE, PolicyText, RoleLink, Rule
 from toolgate.core.call import Caller
 from toolgate.core.decision import Decision, Question, Verdict, WouldBe
-from toolgate.core.errors import Fault
+from toolgate.core.errors import Fault, without_values
 from toolgate.core.obligations import Obligations, together
 from toolgate.core.tool import Tool
 
@@ -133,8 +133,9 @@ class CasbinPolicy:
         """Judge one call. What cannot be judged is denied."""
         try:
             return self._decide(question, self._could_match(question.caller, question.tool))
-        except Exception:
-            log.exception("the policy could not judge a call of %s; it is denied", question.tool.name)
+        except Exception as error:  # noqa: BLE001 - whatever Casbin or a condition raises, the answer is no
+            said = "the policy could not judge a call of %s; it is denied: %s"
+            log.error(said, question.tool.name, without_values(error))  # noqa: TRY400 - the message may tell values
             return Decision(verdict="deny", policy=self.digest, obligations=Obligations(capture="metadata"))
 
     def _decide(self, question: Question, could: _Candidates) -> Decision:
