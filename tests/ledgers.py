@@ -27,6 +27,7 @@ WRITERS: Final = ("0123456789abcdef-1", "fedcba9876543210-3")
 REPEATED: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run")
 ROUND: Final = 12
 FIRST_ROUND: Final = 4
+LENT: Final = 18
 
 
 class Signer:
@@ -93,7 +94,8 @@ class Story:
         second = self.add(
             "intent", "opened", by=1, kept="arguments", arguments={"text": "é"}, **globex, **allow
         )
-        self.add("lease", "given_back", intent=first, role="agent", static=False, lease=f"l-{number}", **acme)
+        static: dict[str, Any] = {"role": "agent", "source": "file", "made": "static", "static": True}
+        self.add("lease", "given_back", intent=first, lease=f"l-{number}", **static, **acme)
         done = self.add("outcome", "done", kept="result", result=[number], intent=first, attempt=1, **acme)
         self.add("outcome", "upstream_failed", by=1, intent=second, attempt=1, **globex)
         deny: dict[str, Any] = {"verdict": "deny", "rules": ["nobody-may"]}
@@ -104,6 +106,38 @@ class Story:
         self.add("late_outcome", "done", by=1, intent=third, attempt=1, outcome="done", **lost)
         asked = self.add("reconcile", "asked", intent=third, attempt=1, **lost)
         self.add("reconcile", "found", intent=third, attempt=1, asked=asked, **lost)
+
+    def lent(self, number: int) -> None:
+        """Eighteen entries: a call with credentials of each kind that a vault makes, and all their ends."""
+        acme = self._about(number, "acme", "crm.note.add")
+        allow: dict[str, Any] = {"verdict": "allow", "rules": ["members-may-write"], "attempt": 1}
+        intent = self.add("intent", "opened", **acme, **allow)
+        about: dict[str, Any] = acme | {"intent": intent, "source": "vault"}
+        token: dict[str, Any] = about | {"accessor": f"a-{number}"}
+        self.add("lease", "run_opened", request="r-0", ttl=900, **token)
+        own, slow, shared, left, signed = (
+            self._lend(lease, "token" if lease == "signed" else "dynamic", about)
+            for lease in ("own", "slow", "shared", "left", "signed")
+        )
+        stored: dict[str, Any] = {"made": "static", "static": True, "request": "r-9", "version": 3}
+        self.add("lease", "given_back", lease="kv", **(about | stored))
+        for status, lease in (("given_back", own), ("queued", slow), ("kept", shared), ("lapses", signed)):
+            self.add("lease", status, **lease)
+        self.add("outcome", "done", intent=intent, attempt=1, **acme)
+        self.add("lease", "given_back", because="queued", **slow)
+        self.add("lease", "revoke_asked", **token)
+        self.bodies[-1]["by"] = "p" + "0" * 20
+        self.add("lease", "revoked", because="person", **shared)
+        self.add("lease", "expired", because="expired", **left)
+        self.add("lease", "revoked", by=1, because="person", **token)
+
+    def _lend(self, lease: str, made: str, about: dict[str, Any]) -> dict[str, Any]:
+        """Lend a credential, and give the fields of a later entry about it."""
+        said: dict[str, Any] = about | {"lease": lease, "made": made, "static": False, "role": "agent"}
+        issued = self.add(
+            "lease", "lent", scope="database/creds/a as a", ttl=60, request=f"r-{lease}", **said
+        )
+        return said | {"issued": issued}
 
     def _about(self, number: int, tenant: str, tool: str) -> dict[str, Any]:
         who = f"p{sha256(tenant.encode()).hexdigest()[:20]}"

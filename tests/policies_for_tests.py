@@ -54,7 +54,10 @@ RUNS: tuple[tuple[Past, ...] | None, ...] = (
     (Past("crm.read", NOON),),
     (Past("tickets.delete", NOON), Past("crm.delete", NOON)),
 )
-OBLIGING = ("mask=email", "mask=email|phone; rows=5", "rows=2", "capture=digests", "rows=9; capture=metadata")
+OBLIGING = (
+    "mask=email", "mask=email|phone; rows=5", "rows=2", "capture=digests", "rows=9; capture=metadata",
+    "credential=dynamic",
+)  # fmt: skip
 PATTERNS = ("*", "crm.*", "*.delete", "*e*", "group", "part")
 LINKS = (("lead", "support", "acme"), ("user:mia", "lead", "acme"), ("boss", "lead", "globex"))
 GROUPS = (("crm.grant", "group"), ("crm.delete", "part"), ("part", "group"))

@@ -22,12 +22,13 @@ from toolgate.backends.manifest_catalog import AdmittedTool
 from toolgate.core.arguments import Schema
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import Opened
-from toolgate.core.lease import Lease
+from toolgate.core.credential_roles import FileRole
+from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Failed, Outcome, Unknown
 from toolgate.core.ports import Act
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
-from toolgate.core.tool import CredentialRole, Terms
+from toolgate.core.tool import Terms
 
 LONG = 3600.0
 
@@ -104,7 +105,7 @@ def admitted(
         ),
         input=Schema(act_out.input_model.model_json_schema()),
         output=Schema(act_out.output_model.model_json_schema(mode="serialization")),
-        credential=CredentialRole(secret="desk", sign_in="header", header="X-Key"),
+        credential=FileRole(secret="desk", sign_in="header", header="X-Key"),
         run_by=act_out,
         connector=world,
     )
@@ -127,7 +128,7 @@ def an_act(
     return Act(
         call=Call(id="c2", caller=caller, tool="desk.act", arguments=arguments or {}, received_at=the_time()),
         opened=Opened(call_id="c1", intent=0, remembered={"token": "t"}),
-        lease=Lease(id="l", secret=SecretStr("s"), static=True),
+        lease=Lease(secret=SecretStr("s"), lent=Lent(id="l", role="agent")),
         remember=remember,
         progress=_progress,
         hang_up=hang_up or HangUp(),

@@ -1,14 +1,17 @@
 """The sql adapter on a real SQLite and a real PostgreSQL: what its statements do, and what they never do."""
 
 import asyncio
+import gc
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from pydantic import JsonValue, SecretStr
+from sqlalchemy import Engine
 
 from tests.databases import Deployed, postgres, postgres_desk, sqlite_desk
 from toolgate.adapter import Credential, NothingDone, OutcomeUnknown
@@ -309,11 +312,13 @@ async def test_a_connection_lost_before_the_commit_changed_nothing(pg: Deployed)
     assert await refusal(pg.run("write", {}, statement=statement, result="changed")) == ("unreachable", True)
 
 
-@pytest.mark.parametrize("secret", ["agent:wrong", "agent", "nobody:x"])
-async def test_a_wrong_password_does_nothing(pg: Deployed, secret: str) -> None:
+@pytest.mark.parametrize("secret", ["agent:wrong", "agent"])
+async def test_a_wrong_password_does_nothing_and_is_told_as_such(pg: Deployed, secret: str) -> None:
     stranger = Deployed(pg.kind, pg.options, pg.root, Credential(secret=SecretStr(secret), sign_in="basic"))
 
-    assert (await refusal(search(stranger)))[0] == "unreachable"
+    assert await refusal(search(stranger)) == ("upstream_sign_in", False)
+    assert await refusal(add(stranger, "Mouse")) == ("upstream_sign_in", False)
+    assert len(await pg.titles()) == 3
 
 
 async def test_another_credential_signs_in_anew(pg: Deployed) -> None:
@@ -330,7 +335,7 @@ async def test_another_credential_signs_in_anew(pg: Deployed) -> None:
                 ends.append(refused.code)
     await connector.aclose()
 
-    assert ends == ["read", "read", "unreachable", "read"]
+    assert ends == ["read", "read", "upstream_sign_in", "read"]
 
 
 @pytest.mark.parametrize("url", ["sqlite:///gone.db", "postgresql://127.0.0.1:9/desk"])
@@ -352,3 +357,150 @@ async def test_many_reads_at_once_all_get_their_own_answer(desk: Deployed) -> No
     await connector.aclose()
 
     assert [answer.rows[0]["id"] for answer in answers] == list(range(32))
+
+
+# --- credentials that end
+
+ME: Final = Statement(
+    text="SELECT pg_backend_pid() AS id", parameters={}, most_rows=1, needs_row=True, expect_changed=None
+)
+
+
+@pytest.fixture
+async def worker(pg: Deployed) -> AsyncGenerator[str]:
+    """A user who is let in with any password."""
+    await asyncio.to_thread(pg.look, "CREATE ROLE worker LOGIN IN ROLE agent")
+    yield "worker"
+    await asyncio.to_thread(pg.look, "DROP ROLE worker")
+
+
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def ending(password: str, *, shared: bool, seconds: float = 60) -> Credential:
+    secret, until = SecretStr(f"worker:{password}"), in_seconds(seconds)
+    return Credential(secret=secret, sign_in="basic", until=until, shared=shared)
+
+
+async def sessions(desk: Deployed, *, at_most: int) -> int:
+    """Count the sessions of `worker`; they go away a moment after they were closed."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'worker'"
+    deadline = in_seconds(20)
+    while True:
+        ((found,),) = await asyncio.to_thread(desk.look, asked)
+        if found <= at_most or datetime.now(UTC) > deadline:
+            return int(found)
+        await asyncio.sleep(0.01)
+
+
+async def asked_by(connector: SqlConnector, credential: Credential) -> int:
+    """Make a call, and give the server's process that answered."""
+    async with connector.session(credential, lambda: None) as client:
+        return int((await client.read(ME, in_seconds(60))).rows[0]["id"])
+
+
+@pytest.mark.parametrize("write", [False, True])
+async def test_a_call_with_a_user_of_its_own_leaves_no_session_behind(
+    pg: Deployed, worker: str, write: bool
+) -> None:
+    connector = SqlConnector(pg.system("write", {}))
+    async with connector.session(ending("x", shared=False), lambda: None) as client:
+        if write:
+            await client.write(statement("UPDATE ticket SET weight = 0"), in_seconds(60), lambda: None)
+        else:
+            await client.read(statement("SELECT id FROM ticket"), in_seconds(60))
+
+    assert await sessions(pg, at_most=0) == 0
+    await connector.aclose()
+
+
+async def test_a_call_that_is_given_up_leaves_no_session_behind(pg: Deployed, worker: str) -> None:
+    connector = SqlConnector(pg.system("read", {}))
+    with pytest.raises(TimeoutError):
+        async with (
+            asyncio.timeout(0.1),
+            connector.session(ending("x", shared=False), lambda: None) as client,
+        ):
+            await client.read(statement(FOREVER["postgresql"]), in_seconds(0.2))
+
+    assert await sessions(pg, at_most=0) == 0
+    await connector.aclose()
+
+
+async def test_many_calls_with_users_of_their_own_leave_no_engine_and_no_thread_behind(
+    pg: Deployed, worker: str
+) -> None:
+    connector = SqlConnector(pg.system("read", {}, {**pg.options, "max_connections": 3}))
+    before = engines()
+    for number in range(50):
+        await asked_by(connector, ending(f"p{number}", shared=False))
+
+    assert engines() <= before
+    assert len(threads()) <= 3
+    assert await sessions(pg, at_most=0) == 0
+    await connector.aclose()
+    deadline = in_seconds(20)
+    while threads() and datetime.now(UTC) < deadline:
+        await asyncio.sleep(0.01)
+    assert threads() == []
+
+
+async def test_calls_of_one_run_share_a_session_until_their_credential_ends(
+    pg: Deployed, worker: str
+) -> None:
+    connector = SqlConnector(pg.system("read", {}))
+    credential = ending("x", shared=True, seconds=3)
+
+    first, *others = [await asked_by(connector, credential) for _ in range(3)]
+    assert others == [first, first]
+    assert await sessions(pg, at_most=1) == 1
+    assert await sessions(pg, at_most=0) == 0, "nobody has to come for it to be closed"
+    assert await refusal(asked_by(connector, credential)) == ("credential_expired", True)
+    await connector.aclose()
+
+
+async def test_no_statement_outlives_its_credential(pg: Deployed, worker: str) -> None:
+    connector = SqlConnector(pg.system("read", {}))
+    async with (
+        asyncio.timeout(20),
+        connector.session(ending("x", shared=True, seconds=0.3), lambda: None) as client,
+    ):
+        with pytest.raises(NothingDone):
+            await client.read(statement(FOREVER["postgresql"]), in_seconds(600))
+
+    assert await sessions(pg, at_most=0) == 0
+    await connector.aclose()
+
+
+async def test_the_sessions_of_many_runs_are_bounded(pg: Deployed, worker: str) -> None:
+    connector = SqlConnector(pg.system("read", {}))
+    runs = [ending(f"run-{number}", shared=True) for number in range(66)]
+    served = [await asked_by(connector, run) for run in runs]
+
+    assert await sessions(pg, at_most=64) == 64
+    assert await asked_by(connector, runs[-1]) == served[-1], "those used last are kept"
+    assert await asked_by(connector, runs[0]) not in served[:1], "those used first sign in anew"
+    await connector.aclose()
+    assert await sessions(pg, at_most=0) == 0
+
+
+async def test_a_file_knows_no_users_and_stays_open_whoever_comes(tmp_path: Path) -> None:
+    desk = sqlite_desk(tmp_path)
+    connector = SqlConnector(desk.system("read", {}))
+    before = engines()
+    for number in range(3):
+        async with connector.session(ending(f"p{number}", shared=False), lambda: None) as client:
+            assert (await client.read(statement("SELECT 1 AS id"), in_seconds(60))).rows == [{"id": 1}]
+
+    assert engines() - before == 2, "one to read, one to write"
+    await connector.aclose()
+
+
+def engines() -> int:
+    gc.collect()
+    return sum(isinstance(found, Engine) for found in gc.get_objects())
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sql-desk")]

@@ -5,9 +5,10 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Generator
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from pydantic import SecretStr
 from sqlalchemy import URL, create_engine, text
 
 from tests.gate_on_scripted_system import ANN, Rig, ledger_in, rig
@@ -23,13 +25,19 @@ from tests.shell import document, done, faults, run
 from toolgate.backends import audit_queries
 from toolgate.backends.audit_queries import Filter, ask, moment_in, show
 from toolgate.backends.audit_questions import BY_NAME, QUERIES
+from toolgate.backends.lease_book import LeaseBook, Living
+from toolgate.backends.owed import OwedLease, OwedRun
 from toolgate.backends.sql_records import SqlRecords
 from toolgate.backends.sql_tables import Stored
 from toolgate.backends.sqlite_files import prepare
 from toolgate.core.call import Call, Caller
+from toolgate.core.claims import Opened
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
-from toolgate.core.outcome import Answer
+from toolgate.core.lease import Lease, LeaseEnd, LeaseKind, Lent
+from toolgate.core.outcome import Answer, Outcome
+from toolgate.core.tool import Tool
 from toolgate.main import new_call_id, now
+from toolgate.verifier import verify_ledger
 
 BOB = Caller(subject="bob", issuer="test", tenant="acme", client="desk-bot", act=("helper",))
 """Has no role: nothing is visible to him."""
@@ -263,6 +271,132 @@ async def test_a_credential_that_was_lent_is_astray_even_where_its_call_ended(tm
         await gate.parts.writer.write(lambda batch: batch.append(lent))
 
         assert story.rows("leases-astray", "lease", "intent", "end_entry") == [("l-1", intent, answer.entry)]
+
+
+class Mint:
+    """A vault that makes credentials as `made` says of their tools, and before that the token of the run."""
+
+    def __init__(self, book: LeaseBook, made: dict[str, tuple[LeaseKind, LeaseEnd]]) -> None:
+        self._book, self._made, self._kept = book, made, dict[str, Lease]()
+
+    async def lend(self, tool: Tool, call: Call, opened: Opened) -> Lease:
+        """Lend a credential; what the run keeps is lent once."""
+        if (kept := self._kept.get(tool.name)) is not None:
+            return kept
+        kind, end = self._made[tool.name]
+        until, request = now() + timedelta(seconds=60), call.id
+        if not self._kept:
+            await self._book.opened_run(call, tool, opened, "a-nightly", until, f"r-{request}")
+        lent = Lent(id=f"{tool.name}-{request}", role="agent", source="vault", kind=kind, request=request)
+        lent = lent.model_copy(update={"scope": "database/creds/a as a", "ttl": 60, "end": end})
+        if kind != "static":
+            lent = await self._book.lent(call, tool, opened, lent, until, "a-nightly")
+        lease = Lease(secret=SecretStr("s"), lent=lent, until=until, shared=end == "kept")
+        self._kept |= {tool.name: lease} if lease.shared else {}
+        return lease
+
+    async def take_back(self, lease: Lease, outcome: Outcome | None = None) -> tuple[Lent, ...]:
+        """Nothing is ended but on paper."""
+        return (lease.lent,)
+
+
+@asynccontextmanager
+async def minting(
+    folder: Path, clock: Callable[[], datetime] = now, **made: tuple[LeaseKind, LeaseEnd]
+) -> AsyncGenerator[tuple[Rig, Callable[[str], Awaitable[Answer]]]]:
+    """Open a gate whose vault makes credentials, and give it with a call of a tool in the run `nightly`."""
+    async with rig(folder, clock=clock) as gate:
+        mint = Mint(gate.parts.leases, {f"desk.{name}": how for name, how in made.items()})
+        gateway, keys = replace(gate.gateway, vault=mint), iter(KEYS)
+        await gate.parts.governing.take_up(gateway.rulebook(), {})
+
+        async def call(tool: str) -> Answer:
+            asked = Call(
+                id=new_call_id(),
+                caller=CAT,
+                tool=tool,
+                arguments={"amount": 1},
+                received_at=now(),
+                key=next(keys),
+                run="nightly",
+            )
+            return await gateway.carry_out(asked)
+
+        yield gate, call
+
+
+async def test_only_what_may_still_live_is_astray(tmp_path: Path) -> None:
+    made: Any = {"read": ("static", "kept"), "write": ("token", "kept"), "destroy": ("dynamic", "kept")}
+    async with minting(tmp_path / "1", **made) as (gate, call):
+        for name in made:
+            await call(f"desk.{name}")
+        assert Told(gate.database, {}).rows("leases-astray", "tool") == ["desk.destroy", "desk.write"]
+    past = datetime(2026, 3, 1, tzinfo=UTC)
+    async with minting(tmp_path / "2", lambda: past, **made) as (gate, call):
+        for name in made:
+            await call(f"desk.{name}")
+        assert Told(gate.database, {}).rows("leases-astray", "tool") == ["desk.destroy"], (
+            "nobody recorded its end"
+        )
+
+
+async def test_a_lease_is_told_with_what_it_was_good_for_and_how_it_ended(tmp_path: Path) -> None:
+    made: Any = {"read": ("dynamic", "kept"), "destroy": ("dynamic", "queued"), "write": ("token", "lapses")}
+    async with minting(tmp_path, **made) as (gate, call):
+        first, second, slow, signed = [
+            (await call(tool)).call_id for tool in ("desk.read", "desk.read", "desk.destroy", "desk.write")
+        ]
+        told, book = Told(gate.database, {}), gate.parts.leases
+        columns = ("call_id", "status", "because")
+        assert told.rows("leases", *columns) == [
+            (signed, "lapses", None),
+            (slow, "queued", None),
+            (second, "kept", None),
+            (first, "kept", None),
+        ]
+        fields = ("role", "source", "made", "static", "scope", "ttl", "version", "request", "lent_ms")
+        assert told.rows("leases", *fields, call=second) == [
+            ("agent", "vault", "dynamic", 0, "database/creds/a as a", 60, None, first, None)
+        ]
+        assert told.rows("leases-astray", "call_id", "status") == [(slow, "queued"), (first, "kept")]
+
+        leases = [one for one in (await book.living()).found if isinstance(one, OwedLease)]
+        await book.ended([(one, "queued") for one in leases if one.state == "ending"])
+        await book.ended([(one, "orphan") for one in leases if one.state == "out"])
+
+        assert told.rows("leases", *columns) == [
+            (signed, "lapses", None),
+            (slow, "given_back", "queued"),
+            (second, "revoked", "orphan"),
+            (first, "revoked", "orphan"),
+        ]
+        assert all(0 <= lent < 60_000 for lent in told.rows("leases", "lent_ms") if lent is not None)
+        assert [lent is None for lent in told.rows("leases", "lent_ms")] == [True, False, False, False]
+        assert told.rows("leases-astray", "call_id") == []
+
+
+async def test_a_token_of_a_run_is_told_with_who_wanted_its_end(tmp_path: Path) -> None:
+    async with minting(tmp_path, read=("dynamic", "kept")) as (gate, call):
+        first = await call("desk.read")
+        told, book = Told(gate.database, {}), gate.parts.leases
+        columns = ("run_name", "subject", "accessor", "request", "status", "because", "asked_by", "end_entry")
+        opened = ("nightly", "cat", "a-nightly", f"r-{first.call_id}")
+        assert told.rows("vault-runs", *columns) == [(*opened, "open", None, None, None)]
+
+        by = await gate.parts.pseudonyms.of("subject", ANN, "eve")
+        await book.shall_end(_runs_in(await book.living()), by)
+        await book.ended([(run, "person") for run in _runs_in(await book.living())])
+
+        ((*row, end),) = told.rows("vault-runs", *columns, run="nightly", call=first.call_id)
+        assert row == [*opened, "revoked", "person", "eve"]
+        assert show(gate.database, end).body["accessor"] == "a-nightly"
+        assert told.rows("leases", "status", "because") == [("revoked", "person")], "it went with the run"
+        assert told.rows("vault-runs", "entry", tool="desk.write") == []
+    assert verify_ledger(tmp_path / "ledger.db").faults == []
+
+
+def _runs_in(living: Living) -> list[OwedRun]:
+    return [one for one in living.found if isinstance(one, OwedRun)]
 
 
 @pytest.mark.parametrize(

@@ -249,9 +249,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         """An attempt ends, in time or late."""
         run = self.running.pop(which % len(self.running))
         outcome = in_doubt_still(ENDS[how]) if run.opened.resent else ENDS[how]
-        closed = self.gate.do(
-            self.gate.parts.calls.close(run.call, self.gate.tool, run.opened, outcome, None)
-        )
+        closed = self.gate.do(self.gate.parts.calls.close(run.call, self.gate.tool, run.opened, outcome))
         resent, attempt = run.opened.resent, run.opened.attempt
         late = self.claims[run.key].end(attempt, how, outcome, self.gate.seconds, resent=resent)
         assert closed.late == late

@@ -35,6 +35,7 @@ def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("secrets",),
         ("secrets", "set"),
         ("secrets", "list"),
+        ("secrets", "rotate"),
         ("secrets", "rm"),
     ],
 )

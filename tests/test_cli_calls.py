@@ -3,17 +3,21 @@
 import json
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+from pydantic import SecretStr
 
 from tests.shell import document, done, faults, replace, run
 from toolgate.backends.keystore import Keystore
+from toolgate.main import now
 
 CANARY = "canary-3f9c17"
 KEY = "a-key-of-16-chars-or-more"
@@ -107,11 +111,13 @@ def test_somebody_who_does_not_own_the_deployment_calls_with_a_token_only(root: 
 def test_a_secret_is_read_from_standard_input_and_never_shown() -> None:
     shown = done("secrets", "set", "crm", given=f"{CANARY}\n")
     shown += done("secrets", "set", "mail", "--json", given=CANARY)
-    assert document("secrets", "list") == {"entries": ["crm", "mail"]}
+    entries = document("secrets", "list")["entries"]
+    assert [entry["name"] for entry in entries] == ["crm", "mail"]
+    assert all(abs(datetime.fromisoformat(entry["set_at"]) - now()) < timedelta(hours=1) for entry in entries)
     shown += done("secrets", "list")
     shown += done("secrets", "rm", "crm")
 
-    assert done("secrets", "list") == "mail\n"
+    assert re.fullmatch(r"mail  set \d{4}-\d\d-\d\d \d\d:\d\d UTC\n", done("secrets", "list"))
     assert "crm is set\n" in shown
     assert "crm is removed\n" in shown
     assert CANARY not in shown
@@ -128,6 +134,56 @@ def test_an_empty_secret_and_an_unknown_entry_are_told() -> None:
     assert done("secrets", "list") == "no entries\n"
     assert run("secrets", "set", "crm", given="\n").exit_code == 2
     assert "the keystore has no entry 'crm'" in faults("secrets", "rm", "crm")
+
+
+def test_an_entry_gets_a_new_secret_only_where_there_is_one(root: Path) -> None:
+    keystore = Keystore(root / "keys/keystore.json", passphrase=None, dev=True)
+    refused = run("secrets", "rotate", "crm", given=CANARY)
+    assert "add it with: toolgate secrets set crm" in str(refused.exception)
+    assert keystore.names() == []
+
+    done("secrets", "set", "crm", given="old")
+    shown = done("secrets", "rotate", "crm", given=CANARY)
+    assert (shown, keystore.get("crm").get_secret_value()) == ("crm has a new secret\n", CANARY)
+    assert run("secrets", "rotate", "crm", given="\n").exit_code == 2
+    assert keystore.get("crm").get_secret_value() == CANARY
+
+
+@pytest.mark.parametrize("words", [(), ("crm", "--key")])
+def test_either_an_entry_or_the_key_is_rotated(words: tuple[str, ...]) -> None:
+    assert run("secrets", "rotate", *words, given=CANARY).exit_code == 2
+
+
+def test_the_keystores_key_is_changed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done("secrets", "set", "crm", given=CANARY)
+    assert done("secrets", "rotate", "--key") == (
+        "the keystore has a new key (file); 1 entry is sealed anew\n"
+    )
+
+    monkeypatch.setenv("TOOLGATE_NEW_PASSPHRASE", "a new passphrase")
+    told = document("secrets", "rotate", "--key")
+    assert told == {"ok": True, "key": "passphrase", "entries": 1, "old_key_removed": True}
+    assert "set TOOLGATE_PASSPHRASE" in faults("secrets", "list")
+    monkeypatch.setenv("TOOLGATE_PASSPHRASE", "a new passphrase")
+    same = run("secrets", "rotate", "--key")
+    assert (same.exit_code, "it is the old passphrase" in same.output) == (2, True)
+    monkeypatch.setenv("TOOLGATE_NEW_PASSPHRASE", "a third passphrase")
+    shown = done("secrets", "rotate", "--key")
+    assert "start gates again with it" in shown
+    assert "passphrase" not in shown.replace("(passphrase)", "").replace("TOOLGATE_PASSPHRASE", "")
+
+    opened = Keystore(root / "keys/keystore.json", passphrase=SecretStr("a third passphrase"), dev=False)
+    assert opened.get("crm").get_secret_value() == CANARY
+
+
+def test_a_gate_takes_up_a_rotated_secret_and_a_rotated_key(root: Path) -> None:
+    done("secrets", "set", "crm", given="old")
+    gate = Keystore(root / "keys/keystore.json", passphrase=None, dev=True)
+    for secret in ("new", "newer"):
+        done("secrets", "rotate", "crm", given=secret)
+        assert gate.get("crm").get_secret_value() == secret
+        done("secrets", "rotate", "--key")
+        assert gate.get("crm").get_secret_value() == secret
 
 
 def test_a_secret_that_a_manifest_needs_is_missed_before_a_call_needs_it() -> None:

@@ -20,8 +20,9 @@ from toolgate.adapter.http import HttpSystem
 from toolgate.backends.manifest_catalog import Manifest, ToolManifest
 from toolgate.backends.policy.text import RULE_CELLS
 from toolgate.cli.app import COMMANDS, app
+from toolgate.core.credential_roles import EnvRole, FileRole, OAuthRole, VaultRole
 from toolgate.core.identity import TrustedIssuer
-from toolgate.core.tool import CredentialRole
+from toolgate.core.vault_settings import VaultSettings
 from toolgate.settings import NamedCaller, Settings
 from toolgate_adapters.sql_connection import SqlSystem
 from toolgate_adapters.sql_statement import Declared, Parameter
@@ -137,14 +138,24 @@ def test_the_python_client_of_the_guide_calls_once(root: Path) -> None:
 def test_every_setting_is_explained() -> None:
     page = DOCS / "reference" / "settings.md"
 
-    _expect_rows(page, Settings, NamedCaller, TrustedIssuer)
+    _expect_rows(page, Settings, NamedCaller, TrustedIssuer, VaultSettings)
 
 
 def test_every_key_of_a_manifest_is_explained() -> None:
     page = DOCS / "reference" / "registry.md"
 
     told = _expect_rows(
-        page, ToolManifest, CredentialRole, HttpSystem, SqlSystem, Declared, Parameter, but={"operation"}
+        page,
+        ToolManifest,
+        FileRole,
+        EnvRole,
+        VaultRole,
+        OAuthRole,
+        HttpSystem,
+        SqlSystem,
+        Declared,
+        Parameter,
+        but={"operation"},
     )
     for key in Manifest.model_fields:
         assert key in told or f"[{key}" in page.read_text("utf-8"), key
@@ -276,7 +287,8 @@ def _expect_rows(
 ) -> set[str]:
     told = _first_cells(page)
     for model in models:
-        missing = set(model.model_fields) - told - but
+        keys = {field.alias or name for name, field in model.model_fields.items()}
+        missing = keys - told - but
         assert not missing, f"{page.name} says nothing of {model.__name__}: {sorted(missing)}"
     return told
 
@@ -304,6 +316,8 @@ def _options(command: object) -> list[str]:
 _CODE_AT = {
     "NothingDone": 0,
     "CredentialUnavailable": 0,
+    "VaultFault": 0,
+    "OAuthFault": 0,
     "RequestRefused": 0,
     "_broken_off": 2,
     "_refused": 1,

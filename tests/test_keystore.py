@@ -1,10 +1,12 @@
 """The embedded keystore: what opens it, what does not, and what can be read of it."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,17 +14,24 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring as NoKeyring
-from keyring.errors import KeyringError
+from keyring.errors import KeyringError, PasswordDeleteError
 from pydantic import SecretStr
 
-from toolgate.backends.keystore import Keystore, KeystoreVault
+from toolgate.backends.keystore import Keystore, KeystoreSource
+from toolgate.backends.lending import Wanted
 from toolgate.core.arguments import Schema
 from toolgate.core.call import Call, Caller
+from toolgate.core.claims import Opened
+from toolgate.core.credential_roles import FileRole
 from toolgate.core.errors import CredentialUnavailable
-from toolgate.core.tool import CredentialRole, Terms, Tool
+from toolgate.core.lease import Lent
+from toolgate.core.tool import Terms, Tool
+
+pytestmark = pytest.mark.canaries
 
 CANARY = "canary-3f9c17"
 PASSPHRASE = SecretStr("correct horse battery staple")
+NOW = datetime(2026, 11, 2, tzinfo=UTC)
 
 
 class MemoryKeyring(KeyringBackend):
@@ -36,6 +45,7 @@ class MemoryKeyring(KeyringBackend):
         vars(self)["priority"] = priority
         self.kept: dict[tuple[str, str], str] = {}
         self.locked = False
+        self.keeps_all = False
 
     def get_password(self, service: str, username: str) -> str | None:
         if self.locked:
@@ -46,6 +56,11 @@ class MemoryKeyring(KeyringBackend):
         if self.locked:
             raise KeyringError("locked")
         self.kept[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        if self.keeps_all:
+            raise PasswordDeleteError("it stays")
+        del self.kept[service, username]
 
 
 @pytest.fixture(autouse=True)
@@ -173,27 +188,270 @@ def test_a_folder_that_cannot_be_written_is_told(keystore: Keystore, path: Path)
     assert in_dev(elsewhere).names() == []
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("role", [CredentialRole(secret="crm", sign_in="bearer"), None])
-async def test_a_call_is_lent_the_secret_of_its_tools_role_and_no_other(
-    keystore: Keystore, role: CredentialRole | None
-) -> None:
-    keystore.set("crm", SecretStr(CANARY))
-    keystore.set("mail", SecretStr("other"))
+def wanted(entry: str) -> Wanted:
+    """A call's want of the entry, in the role `agent`."""
+    role = FileRole(secret=entry, sign_in="bearer")
     terms = Terms(
         effect="read", timeout=1, duplicates="natural", without_key="allow", capture="full",
-        scopes=frozenset(), credential="role",
+        scopes=frozenset(), credential="agent",
     )  # fmt: skip
     tool = Tool(
         name="crm.find", wire_name="crm_find", system="crm", operation="find", title="", description="",
         terms=terms, input=Schema({}), output=Schema({}), credential=role,
     )  # fmt: skip
     caller = Caller(subject="mia", issuer="test", tenant="home")
-    call = Call(id="c1", caller=caller, tool=tool.name, arguments={}, received_at=datetime.now(UTC))
+    call = Call(id="c1", caller=caller, tool=tool.name, arguments={}, received_at=NOW)
+    return Wanted(
+        name="agent", role=role, tool=tool, call=call, opened=Opened(call_id="c1", intent=7, remembered={})
+    )
 
-    async with KeystoreVault(keystore).borrow(tool, call) as lease:
-        assert (lease.secret.get_secret_value() if lease else None) == (CANARY if role else None)
-        assert CANARY not in repr(lease)
+
+@pytest.mark.anyio
+async def test_a_call_is_lent_the_secret_that_its_role_names_and_no_other(keystore: Keystore) -> None:
+    keystore.set("crm", SecretStr(CANARY))
+    keystore.set("mail", SecretStr("other"))
+    source = KeystoreSource(keystore)
+
+    lease = await source.lend(wanted("crm"))
+
+    assert lease.secret.get_secret_value() == CANARY
+    assert (lease.lent.role, lease.lent.source, lease.lent.kind, lease.until) == (
+        "agent",
+        "file",
+        "static",
+        None,
+    )
+    assert CANARY not in repr(lease)
+    assert await source.take_back(lease) == Lent(id="static-c1", role="agent")
+    with pytest.raises(CredentialUnavailable, match="the keystore has no entry 'gone'"):
+        await source.lend(wanted("gone"))
+
+
+def test_what_keeps_a_role_from_being_lent_is_told_beforehand(keystore: Keystore, path: Path) -> None:
+    source = KeystoreSource(keystore)
+    keystore.set("crm", SecretStr("x"))
+
+    assert list(source.faults(FileRole(secret="crm", sign_in="none"))) == []
+    (missing,) = source.faults(FileRole(secret="gone", sign_in="none"))
+    assert missing == ("the keystore has no entry 'gone'", "add it: toolgate secrets set gone")
+    path.unlink()
+    ((problem, _),) = source.faults(FileRole(secret="crm", sign_in="none"))
+    assert "cannot be read as a keystore" in problem
+
+
+# --- rotating
+
+
+def test_an_entry_is_rotated_only_where_there_is_one(keystore: Keystore, path: Path) -> None:
+    with pytest.raises(CredentialUnavailable, match="add it with: toolgate secrets set crm"):
+        keystore.rotate("crm", SecretStr("new"))
+    assert keystore.names() == []
+
+    keystore.set("crm", SecretStr("old"))
+    in_dev(path).rotate("crm", SecretStr("new"))
+    assert keystore.get("crm").get_secret_value() == "new"
+
+
+def test_an_entry_says_when_it_was_set(path: Path) -> None:
+    Keystore.create(path, passphrase=None, dev=True)
+    times = iter([NOW, NOW + timedelta(days=1), NOW + timedelta(days=2)])
+    keystore = Keystore(path, passphrase=None, dev=True, now=lambda: next(times))
+    keystore.set("crm", SecretStr("x"))
+    keystore.set("mail", SecretStr("x"))
+    keystore.rotate("crm", SecretStr("y"))
+    keystore.rotate_key(None)
+
+    days = {name: in_dev(path).set_at(name) for name in keystore.names()}
+    assert days == {"crm": NOW + timedelta(days=2), "mail": NOW + timedelta(days=1)}
+
+
+def test_a_keystore_that_does_not_say_when_entries_were_set_opens(keystore: Keystore, path: Path) -> None:
+    keystore.set("crm", SecretStr("x"))
+    kept = json.loads(path.read_text())
+    del kept["check"]["set_at"], kept["entries"]["crm"]["set_at"]
+    path.write_text(json.dumps(kept))
+
+    assert in_dev(path).get("crm").get_secret_value() == "x"
+    assert in_dev(path).set_at("crm") is None
+
+
+def files(path: Path) -> set[str]:
+    return {file.name for file in path.parent.iterdir() if file.suffix != ".lock"}
+
+
+def test_the_key_in_a_file_is_changed_and_the_old_one_is_gone(keystore: Keystore, path: Path) -> None:
+    keystore.set("crm", SecretStr(CANARY))
+    before = path.read_bytes()
+    old_key = path.with_suffix(".key").read_bytes()
+
+    rotated = in_dev(path).rotate_key(None)
+
+    assert (rotated.source, rotated.entries, rotated.old_is_gone) == ("file", 1, True)
+    name = str(json.loads(path.read_text())["key"]["name"])
+    assert files(path) == {path.name, name}
+    assert (path.parent / name).stat().st_mode & 0o777 == 0o600
+    for opened in (in_dev(path), keystore):
+        assert opened.get("crm").get_secret_value() == CANARY, "a gate that has it open goes on, too"
+    keystore.set("mail", SecretStr("x"))
+    assert in_dev(path).names() == ["crm", "mail"], "and seals with the new key"
+
+    (path.parent / name).write_bytes(old_key)
+    assert "does not open with this key" in locked(path)
+    path.write_bytes(before)
+    path.with_suffix(".key").write_bytes(old_key)
+    path.with_suffix(".key").chmod(0o600)
+    assert in_dev(path).get("crm").get_secret_value() == CANARY, "old copies want the old key"
+
+
+def test_the_key_in_a_keyring_is_changed_and_the_old_one_is_gone(ring: MemoryKeyring, path: Path) -> None:
+    Keystore.create(path, passphrase=None, dev=False)
+    gate = Keystore(path, passphrase=None, dev=False)
+    gate.set("crm", SecretStr(CANARY))
+    before = dict(ring.kept)
+
+    rotated = Keystore(path, passphrase=None, dev=False).rotate_key(None)
+
+    assert (rotated.source, rotated.old_is_gone) == ("keyring", True)
+    assert len(ring.kept) == 1
+    assert not before.items() & ring.kept.items()
+    assert gate.get("crm").get_secret_value() == CANARY
+
+    ring.keeps_all = True
+    assert not gate.rotate_key(None).old_is_gone, "and that is told"
+    assert gate.get("crm").get_secret_value() == CANARY
+
+
+def test_a_keyring_that_takes_no_new_key_leaves_all_as_it_was(ring: MemoryKeyring, path: Path) -> None:
+    Keystore.create(path, passphrase=None, dev=False)
+    keystore = Keystore(path, passphrase=None, dev=False)
+    keystore.set("crm", SecretStr("x"))
+    before = path.read_bytes()
+
+    ring.locked = True
+    with pytest.raises(CredentialUnavailable, match="keyring did not take its key"):
+        keystore.rotate_key(None)
+    assert path.read_bytes() == before
+
+
+def test_a_passphrase_is_changed_for_a_new_one_and_only_for_that(path: Path) -> None:
+    new = SecretStr("another passphrase")
+    Keystore.create(path, passphrase=PASSPHRASE, dev=False)
+    keystore = Keystore(path, passphrase=PASSPHRASE, dev=False)
+    keystore.set("crm", SecretStr(CANARY))
+    with pytest.raises(CredentialUnavailable, match="set TOOLGATE_NEW_PASSPHRASE"):
+        keystore.rotate_key(None)
+
+    assert keystore.rotate_key(new).source == "passphrase"
+
+    assert Keystore(path, passphrase=new, dev=False).get("crm").get_secret_value() == CANARY
+    assert "its passphrase is another one" in locked(path, passphrase=PASSPHRASE)
+
+
+def test_with_a_new_passphrase_the_key_leaves_its_file(keystore: Keystore, path: Path) -> None:
+    keystore.set("crm", SecretStr(CANARY))
+    assert in_dev(path).rotate_key(PASSPHRASE).source == "passphrase"
+
+    assert files(path) == {path.name}
+    assert Keystore(path, passphrase=PASSPHRASE, dev=False).get("crm").get_secret_value() == CANARY, (
+        "so a deployment goes from dev to production"
+    )
+
+
+@pytest.mark.anyio
+async def test_a_gate_without_the_new_passphrase_lends_nothing_and_says_what_to_do(path: Path) -> None:
+    Keystore.create(path, passphrase=PASSPHRASE, dev=False)
+    gate = Keystore(path, passphrase=PASSPHRASE, dev=False)
+    gate.set("crm", SecretStr(CANARY))
+    source = KeystoreSource(gate)
+    Keystore(path, passphrase=PASSPHRASE, dev=False).rotate_key(SecretStr("another passphrase"))
+
+    began = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(CredentialUnavailable, match="start again with that one in TOOLGATE_PASS") as told:
+            await source.lend(wanted("crm"))
+        assert told.value.code == "keystore_locked"
+    assert time.monotonic() - began < 15, "the passphrase is tried once, not at each call"
+
+
+def test_a_damaged_entry_keeps_the_old_key_and_can_be_removed(keystore: Keystore, path: Path) -> None:
+    keystore.set("crm", SecretStr("x"))
+    entries = json.loads(path.read_text())["entries"]
+    edit(path, entries=entries | {"mail": entries["crm"]})
+    before = path.read_bytes(), files(path)
+
+    with pytest.raises(CredentialUnavailable, match="entry 'mail' does not open with this key"):
+        keystore.rotate_key(None)
+    assert (path.read_bytes(), files(path)) == before
+
+    keystore.remove("mail")
+    assert keystore.rotate_key(None).entries == 1
+
+
+KILLED_AT_EACH_STEP = """
+import os, pathlib, shutil, sys
+from pydantic import SecretStr
+from toolgate.backends.keystore import Keystore
+from toolgate.core.errors import CredentialUnavailable
+
+whole, passphrases = pathlib.Path(sys.argv[1]), [SecretStr(word) for word in sys.argv[2:]]
+path = whole.with_name("copy") / "keystore.json"
+
+def opened(passphrase):
+    return Keystore(path, passphrase=passphrase, dev=True)
+
+def rotate_and_die(after):
+    keystore, left = opened(passphrases[0] if passphrases else None), [after]
+    def die(event, arguments):
+        if event in {"open", "os.rename", "os.remove"}:
+            if not left[0]:
+                os._exit(9)
+            left[0] -= 1
+    sys.addaudithook(die)
+    keystore.rotate_key(passphrases[1] if passphrases else None)
+    os._exit(0)
+
+def opens(passphrase):
+    try:
+        return opened(passphrase).get("crm").get_secret_value() == "secret"
+    except CredentialUnavailable:
+        return False
+
+for after in range(100):
+    shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.copytree(whole, path.parent)
+    child = os.fork()
+    if not child:
+        rotate_and_die(after)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ways = [opens(passphrase) for passphrase in passphrases or [None]]
+    print(after, code, sum(ways))
+    if not code:
+        break
+"""
+
+
+@pytest.mark.parametrize("passphrases", [(), ("old passphrase", "new passphrase")])
+def test_a_change_of_the_key_that_dies_at_any_step_leaves_a_keystore_that_opens(
+    tmp_path: Path, passphrases: tuple[str, ...]
+) -> None:
+    path = tmp_path / "whole" / "keystore.json"
+    path.parent.mkdir()
+    old = SecretStr(passphrases[0]) if passphrases else None
+    Keystore.create(path, passphrase=old, dev=True)
+    Keystore(path, passphrase=old, dev=True).set("crm", SecretStr("secret"))
+
+    told = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, str(path.parent), *passphrases],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"},
+    )
+
+    *died, whole = [tuple(map(int, line.split())) for line in told.stdout.splitlines()]
+    assert len(died) >= 4
+    assert {(code, ways) for _, code, ways in died} == {(9, 1)}, told.stdout
+    assert whole[1:] == (0, 1)
 
 
 # --- tampering

@@ -5,13 +5,17 @@ import json
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from tests.gate_on_scripted_system import rig
+from toolgate.backends.keystore import Keystore, KeystoreSource
+from toolgate.backends.lending import Lending
 from toolgate.core.obligations import MASKED, Obligations, together
-from toolgate.core.outcome import Done, Refused
+from toolgate.core.outcome import Done, Failed, Refused
 from toolgate.core.record import Json, JsonObject
 from toolgate.web.present import spelled
 
@@ -64,11 +68,12 @@ def test_lists_at_the_top_of_a_result_are_cut(result: JsonObject, seen: JsonObje
 
 
 def test_together_the_strictest_of_each_kind_holds() -> None:
-    first = Obligations(frozenset({"a"}), 10, "arguments")
+    first = Obligations(frozenset({"a"}), 10, "arguments", dynamic=True)
     second = Obligations(frozenset({"b"}), 3, "digests")
 
     for order in ((first, second, Obligations()), (Obligations(), second, first)):
-        assert together(order) == Obligations(frozenset({"a", "b"}), 3, "digests")
+        assert together(order) == Obligations(frozenset({"a", "b"}), 3, "digests", dynamic=True)
+    assert together([second, Obligations()]) == second
     assert Obligations(capture="full").least("digests") == "digests", "never more than the manifest says"
 
 
@@ -115,6 +120,38 @@ async def test_a_rule_lessens_what_the_ledger_keeps(tmp_path: Path, capture: str
 
     assert kept(tmp_path) == fields
     assert ("arguments" in bodies(tmp_path, "intent")[0]) == (capture != "metadata")
+
+
+async def test_a_rule_refuses_a_credential_that_outlives_the_call(tmp_path: Path) -> None:
+    dynamic = "p, O1, oblige, *, acme, desk.write, *, args.amount > 3, -, {}credential=dynamic\n"
+    Keystore.create(tmp_path / "keystore.json", passphrase=None, dev=True)
+    keystore = Keystore(tmp_path / "keystore.json", passphrase=None, dev=True)
+    keystore.set("s", SecretStr("secret"))
+    async with rig(tmp_path, rules=ALLOW + dynamic.format("")) as gate:
+        gate.gateway = replace(gate.gateway, vault=Lending({"file": KeystoreSource(keystore)}))
+        allowed = await gate.call(amount=3)
+        refused = await gate.call(amount=4)
+        gate.enforce(ALLOW + dynamic.format("capture=digests; "))
+        kept_less = await gate.call(amount=5)
+        gate.enforce(ALLOW)
+        again = await gate.call(amount=4)
+
+    assert isinstance(allowed.outcome, Done)
+    assert isinstance(again.outcome, Done)
+    for answer in (refused, kept_less):
+        assert isinstance(answer.outcome, Failed)
+        assert (answer.outcome.code, answer.outcome.retryable) == ("static_credential", False)
+    assert gate.desk.effects == 2
+    obliged = [body.get("obligations") for body in bodies(tmp_path, "intent")]
+    assert obliged == [None, ["credential=dynamic"], ["capture=digests", "credential=dynamic"], None]
+
+
+async def test_a_caller_is_not_told_what_is_no_part_of_the_result(tmp_path: Path) -> None:
+    duties = "p, O1, oblige, *, acme, *, *, -, -, mask=number; capture=digests; credential=dynamic\n"
+    async with rig(tmp_path, rules=ALLOW + duties) as gate:
+        answer = await gate.call(amount=5)
+
+    assert answer.hidden == ("mask=number",)
 
 
 async def test_a_refused_call_is_kept_no_more_than_its_rules_say(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def test_only_the_runner_of_adapters_reaches_an_operation() -> None:
 
 
 def test_only_the_gateway_asks_the_runner_the_vault_and_the_ledger_to_act() -> None:
-    assert _who_reads("borrow") == {"core/gateway.py", "core/reconcile.py"}
+    for verb in ("lend", "take_back"):
+        assert _calls_of("vault", verb) == {"core/gateway.py", "core/reconcile.py"}, verb
     assert _calls_of("tools", "look_up") == {"core/reconcile.py"}, "which sends nothing: see adapter_tools"
     for act in ("tools.run", "ledger.open", "ledger.close", "ledger.refuse"):
         part, verb = act.split(".")

@@ -12,6 +12,7 @@ from toolgate.backends.policy.against_registry import faults_against, warnings_a
 from toolgate.backends.policy.reading import parse_policy
 from toolgate.backends.policy.text import PolicyText
 from toolgate.core.arguments import Schema, closed
+from toolgate.core.credential_roles import CredentialRole, FileRole, OAuthRole
 from toolgate.core.errors import Fault
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
@@ -57,6 +58,16 @@ def made(name: str, effect: Effect, model: type[BaseModel], output: JsonObject |
     return replace(tool(name, effect), input=schema, output=Schema(output or {}))
 
 
+STATIC = FileRole(secret="crm", sign_in="basic")
+DYNAMIC = OAuthRole.model_validate(
+    {
+        "from": "oauth",
+        "sign_in": "bearer",
+        "grant": "client_credentials",
+        "token_url": "https://id.example/token",
+        "client": "gate",
+    }
+)
 TOOLS = (
     made("crm.find", "read", Find, CUSTOMERS),
     made("crm.grant", "write", Grant),
@@ -226,6 +237,27 @@ def test_an_obligation_that_no_result_could_keep_is_refused(cell: str, tools: st
 
     assert fault.problem == problem
     assert fault.place.startswith("line 1, column ")
+
+
+@pytest.mark.parametrize(
+    ("roles", "problem"),
+    [
+        ((None, None), "no tool that the rule can match signs in with a credential"),
+        (
+            (None, STATIC),
+            "each tool that the rule can match signs in with a static credential: it would only be refused",
+        ),
+        ((STATIC, DYNAMIC), None),
+        ((None, DYNAMIC), None),
+    ],
+)
+def test_a_rule_that_asks_for_dynamic_credentials_needs_a_tool_that_has_one(
+    roles: Sequence[CredentialRole | None], problem: str | None
+) -> None:
+    tools = [replace(tool, credential=role) for tool, role in zip(TOOLS, roles, strict=False)]
+    found = faults_against(read(rule(effect="oblige", with_="credential=dynamic")), tools)
+
+    assert [fault.problem for fault in found] == ([problem] if problem else [])
 
 
 def test_the_shape_of_a_result_may_be_open() -> None:

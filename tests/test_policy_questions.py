@@ -32,7 +32,9 @@ from toolgate.backends.policy.access import (
 from toolgate.backends.policy.casbin_judge import CasbinPolicy
 from toolgate.backends.policy.comparing import Difference, compare
 from toolgate.backends.policy.explaining import Explanation, aloud, conjuncts, explain
+from toolgate.backends.policy.formatting import formatted
 from toolgate.cli.policy_said import lines
+from toolgate.cli.policy_who_can import said_of
 from toolgate.core.call import Caller
 from toolgate.core.decision import Question
 from toolgate.core.record import JsonObject
@@ -201,6 +203,17 @@ def test_an_explanation_tells_what_mattered_and_what_did_not() -> None:
     )
 
 
+def test_a_duty_to_sign_in_with_what_ends_is_told_by_who_can_explain_and_fmt() -> None:
+    text = text_of([ALLOW, ("oblige", "*", "acme", "crm.*", "*", "-", "-", "credential=dynamic")])
+
+    can = said_of(Survey(text).access(caller("support"), GRANT))
+    assert can["obligations"] == [{"when": "", "with": "credential=dynamic"}]
+    assert aloud(text.rules[1]) == "when everyone in acme uses crm.*: credential=dynamic"
+    explained = explain(CasbinPolicy(text), question(caller("support"), GRANT, {"amount": 1}))
+    assert "  Obliged to: credential=dynamic" in list(lines(explained, None))
+    assert any(body.endswith("credential=dynamic\n") for body in formatted(text).values())
+
+
 def test_what_would_change_it_was_tried() -> None:
     rows = [ALLOW, HOLD, CEILING]
     changes = {(one.kind, one.what): one.verdict for one in _explained(rows, 30, "support").changes}
@@ -339,6 +352,7 @@ def test_a_wider_bound_is_a_gain_and_a_narrower_one_a_loss() -> None:
         ([(*ALLOW, "mask=email|phone")], [(*ALLOW, "mask=email")], "no longer obliged to mask=phone"),
         ([(*ALLOW, "rows=5")], [(*ALLOW, "rows=50")], "no longer obliged to rows=5"),
         ([(*ALLOW, "capture=digests")], [ALLOW], "no longer obliged to capture=digests"),
+        ([(*ALLOW, "credential=dynamic")], [ALLOW], "no longer obliged to credential=dynamic"),
     ],
 )
 def test_what_became_weaker_is_told(old: list[Row], new: list[Row], told: str) -> None:

@@ -94,6 +94,7 @@ def obliging(with_: str) -> str:
         (obliging("rows=1e9"), "line 1, column 51", "rows is '1e9'", "rows=NUMBER"),
         (obliging("rows=1; rows=2"), "line 1, column 51", "rows is said twice", "rows=NUMBER"),
         (obliging("capture=none"), "line 1, column 51", "capture is 'none'", "capture=metadata"),
+        (obliging("credential=static"), "line 1, column 51", "credential is 'static'", "credential=dynamic"),
         (obliging("rows=1;"), "line 1, column 51", "'' would not be enforced", "mask=FIELD"),
         ("p, X1, shadow-allow, *, *, *, *, -, -, rows=1", "line 1, column 40", "in force", "write -"),
         ("p, X1, shadow-oblige, *, *, *, *, -, -, rows=1", "line 1, column 8", "'shadow-oblige'", "oblige"),
@@ -273,7 +274,7 @@ def test_a_pattern_whose_cost_a_caller_could_drive_up_is_refused(text: str, prob
 
 def test_obligations_are_read_whole(folder: Path) -> None:
     lines = (
-        "p, O1, oblige, *, *, *, *, -, -, mask=email | phone; rows=100 ;capture=digests",
+        "p, O1, oblige, *, *, *, *, -, -, mask=email | phone; rows=1 ;capture=digests; credential = dynamic",
         "p, O2, allow, *, *, *, *, -, -, rows=7",
     )
     (folder / "rules.csv").write_text("\n".join(lines), "utf-8")
@@ -281,7 +282,7 @@ def test_obligations_are_read_whole(folder: Path) -> None:
     first, second = read(folder).rules
 
     assert first.effect == "oblige"
-    assert first.obligations == Obligations(frozenset({"email", "phone"}), 100, "digests")
+    assert first.obligations == Obligations(frozenset({"email", "phone"}), 1, "digests", dynamic=True)
     assert second.obligations == Obligations(rows=7)
 
 

@@ -713,6 +713,10 @@ async def test_a_registry_with_a_fault_keeps_no_activation_from_being_in_force(h
 async def test_a_registry_that_cannot_be_looked_at_keeps_no_activation_from_being_in_force(
     here: Path,
 ) -> None:
+    manifest = here / "registry" / "notes.toml"
+    signed_in = manifest.read_text("utf-8").replace('credential = "none"', 'credential = "agent"', 1)
+    manifest.write_text(f'{signed_in}\n[credentials.agent]\nsecret = "notes"\nsign_in = "basic"\n', "utf-8")
+    done("secrets", "set", "notes", given="agent:s3cret")
     activated(RULES)
     with serving(here) as gate:
         keystore = here / read_settings(here).keystore

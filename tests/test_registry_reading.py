@@ -9,6 +9,7 @@ import pytest
 
 from tests.stranger import install
 from toolgate.backends.manifest_catalog import ManifestCatalog, Registry
+from toolgate.core.credential_roles import FileRole
 from toolgate.core.errors import Fault
 
 pytestmark = pytest.mark.anyio
@@ -282,7 +283,7 @@ def test_a_tool_gets_the_credential_that_its_manifest_names(registry: Registry, 
 
     (found,) = read(registry).tools
 
-    assert found.credential is not None
+    assert isinstance(found.credential, FileRole)
     assert (found.credential.secret, found.credential.sign_in) == ("for-crm", "basic")
 
 

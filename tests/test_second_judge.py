@@ -38,7 +38,7 @@ POLICY: list[Row] = [
     ("allow", "support", "*", "crm.*", "*", "-", "-", "rows=5"),
     ("deny", "*", "*", "group", "write", "args.amount > 5", "approval:boss"),
     ("deny", "*", "*", "group", "write", "args.amount > 500", "-"),
-    ("oblige", "*", "acme", "crm.read", "read", "-", "-", "mask=email"),
+    ("oblige", "*", "acme", "crm.read", "read", "-", "-", "mask=email; credential=dynamic"),
     ("shadow-deny", "user:mia", "acme", "*", "*", "-", "-"),
 ]
 ASKED = [

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from toolgate.core.errors import Fault, Misconfigured
-from toolgate.settings import Settings, read_settings
+from toolgate.settings import Settings, read_settings, settings_digest
 
 DEV = 'mode = "dev"\n'
 ISSUER = """
@@ -51,6 +51,7 @@ def faults_of(root: Path, text: str) -> list[Fault]:
         (DEV + "_cli_parse_args = true", "_cli_parse_args", NO_SUCH),
         (DEV + "__pydantic_self__ = 1", "__pydantic_self__", NO_SUCH),
         (DEV + 'passphrase = "hunter2"', "passphrase", "a secret does not belong in this file"),
+        (DEV + 'new_passphrase = "x"', "new_passphrase", "a secret does not belong in this file"),
         (DEV + "port = 70000", "port", "less than or equal to 65535"),
         (DEV + "max_body = 1", "max_body", "greater than or equal to 1024"),
         (DEV + "mode = 1\n\n", "syntax", "line 2"),
@@ -134,12 +135,18 @@ def test_other_programs_variables_are_not_ours(tmp_path: Path, monkeypatch: pyte
 def test_the_passphrase_comes_from_the_environment_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read(tmp_path, DEV)
+    without = settings_digest(tmp_path)
     monkeypatch.setenv("TOOLGATE_PASSPHRASE", "hunter2")
+    monkeypatch.setenv("TOOLGATE_NEW_PASSPHRASE", "hunter3")
     settings = read(tmp_path, DEV)
 
     assert settings.passphrase is not None
+    assert settings.new_passphrase is not None
     assert settings.passphrase.get_secret_value() == "hunter2"
-    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert settings.new_passphrase.get_secret_value() == "hunter3"
+    assert "hunter" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert settings_digest(tmp_path) == without, "nobody can guess it from what the ledger keeps"
 
 
 @pytest.mark.parametrize(

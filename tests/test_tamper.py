@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.ledgers import (
     FIRST_ROUND,
+    LENT,
     REPEATED,
     ROUND,
     Signer,
@@ -32,7 +33,7 @@ from toolgate.verifier import Note, Report, Unreadable, VerifierKey, main, verif
 
 OURS, FOREIGN, NEXT = Signer(1), Signer(2), Signer(3)
 ROUNDS: Final = 40
-SIZE: Final = FIRST_ROUND + ROUNDS * ROUND
+SIZE: Final = FIRST_ROUND + ROUNDS * ROUND + LENT
 OUTSIDE: Final = 400
 """The auditor has a checkpoint of so many entries; what comes later lies only in the database."""
 SIZES: Final = (100, 124, 200, 256, 300, OUTSIDE, SIZE)
@@ -41,6 +42,9 @@ SIZES: Final = (100, 124, 200, 256, 300, OUTSIDE, SIZE)
 INTENT, OTHERS, LEASE, OUTCOME, OTHERS_OUTCOME, REFUSAL, REPEAT, LOST, UNKNOWN, LATE = range(124, 134)
 BEHIND: Final = 124 + 24 * ROUND
 """An intent behind the checkpoint that the auditor has."""
+# A call with credentials of every kind, at the end.
+RUN_OPENED, OWN, _, _, _, SIGNED, STORED, OWN_BACK = range(SIZE - LENT + 1, SIZE - LENT + 9)
+SLOW_BACK, ASKED, RUN_REVOKED = SIZE - 5, SIZE - 4, SIZE - 1
 
 
 @dataclass
@@ -179,6 +183,11 @@ def sql(statement: str, *values: object) -> How:
     return lambda hands: hands.do(statement, *values)
 
 
+def lease(index: int = SLOW_BACK, **fields: Any) -> How:  # noqa: ANN401
+    """Say something else of a lease; by default of one that was given back after its call."""
+    return lambda hands: hands.say(index, **fields)
+
+
 LOOSE: Final = "INSERT INTO payload VALUES (2, 'digests', zeroblob(32), x'7b7d')"
 ENTRIES: Final[list[Case]] = [
     ("a body is edited", lambda hands: hands.say(INTENT, verdict="allow", rules=["another"]), INTENT),
@@ -299,9 +308,32 @@ STORIES: Final[list[Case]] = [
     ("an outcome after an unknown", lambda hands: hands.say(LATE, kind="outcome"), LATE),
     (
         "a lease after its outcome",
-        lambda hands: hands.say(REPEAT, kind="lease", intent=INTENT, answered_with=None),
+        lambda hands: hands.say(
+            REPEAT, kind="lease", status="given_back", lease="l", intent=INTENT, answered_with=None
+        ),
         REPEAT,
     ),
+    ("a lease that is lent after its outcome", lease(status="lent", because=None), SLOW_BACK),
+    ("a lease that is queued after its outcome", lease(status="queued", because=None), SLOW_BACK),
+    ("a lease that is kept after its outcome", lease(status="kept"), SLOW_BACK),
+    ("a run's token that is opened after an outcome", lease(ASKED, status="run_opened"), ASKED),
+    ("a lease of an unknown status", lease(status="lost"), SLOW_BACK),
+    ("a lease that ended for no known reason", lease(because="a whim"), SLOW_BACK),
+    ("a lease that ended for another end's reason", lease(because="orphan"), SLOW_BACK),
+    ("a lease that ended for a list of reasons", lease(because=["queued"]), SLOW_BACK),
+    ("a lease whose end nobody asked for", lease(ASKED, by=None), ASKED),
+    ("a lease that ends twice", lease(issued=OWN, lease="own"), SLOW_BACK),
+    ("a lease that lapses and is given back", lease(issued=SIGNED, lease="signed"), SLOW_BACK),
+    ("a lease that nobody lent", lease(OWN_BACK, issued=STORED), OWN_BACK),
+    ("a lease that is lent later", lease(OWN_BACK, issued=SLOW_BACK), OWN_BACK),
+    ("a lease that no entry lent", lease(OWN_BACK, issued=None), OWN_BACK),
+    ("a lease that was lent as another", lease(OWN_BACK, lease="slow"), OWN_BACK),
+    ("a lease without an id", lease(OWN_BACK, lease=7), OWN_BACK),
+    ("a lease that is a run's token too", lease(RUN_OPENED, lease="own"), RUN_OPENED),
+    ("a run's token without an accessor", lease(RUN_OPENED, accessor=None), RUN_OPENED),
+    ("a run's token that is lent", lease(RUN_OPENED, status="lent"), RUN_OPENED),
+    ("a run's token that ends twice", lease(ASKED, status="revoked", because="person"), RUN_REVOKED),
+    ("a run's token that was never opened", lease(RUN_REVOKED, accessor="a-9"), RUN_REVOKED),
     ("a repeat of nothing", lambda hands: hands.say(REPEAT, answered_with=None), REPEAT),
     ("a repeat of a later answer", lambda hands: hands.say(REPEAT, answered_with=LOST), REPEAT),
     ("an unknown of no intent", lambda hands: hands.say(UNKNOWN, intent=2), UNKNOWN),
@@ -351,7 +383,9 @@ FORGERIES: Final[list[Case]] = [
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger that nobody has touched; tests copy it."""
     database = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    write(a_story(ROUNDS), database, [(size, OURS) for size in SIZES])
+    story = a_story(ROUNDS)
+    story.lent(ROUNDS)
+    write(story, database, [(size, OURS) for size in SIZES])
     return database
 
 

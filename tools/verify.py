@@ -506,7 +506,7 @@ def _text(entry: dict[str, Any], name: str) -> str:
 
 
 _WRITER: Final = re.compile(r"[0-9a-f]{16}-[0-9]{1,18}", re.ASCII)
-_OTHER, _CONFIG, _OPEN, _LOST, _ENDED = range(5)
+_OTHER, _CONFIG, _LENT, _GONE, _OPEN, _LOST, _ENDED = range(7)
 _FORM: Final = 2
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ACTIVATIONS: Final = {
@@ -515,6 +515,15 @@ _ACTIVATIONS: Final = {
     "shadowed": "in shadow",
     "shadow_ended": "in shadow",
 }
+_OF_A_CALL: Final = {"run_opened", "lent", "queued", "kept", "lapses"}
+"""Statuses of a lease that cannot come when its call has ended; nor can a `given_back` without a reason."""
+_LATER: Final = {
+    "given_back": {"queued", "run_over", "shutdown"},
+    "revoked": {"orphan", "person"},
+    "expired": {"expired"},
+}
+"""Statuses of a lease, or of a run's token, that has ended outside of its call; and why it may have."""
+_LEASE_STATUSES: Final = {"revoke_asked", *_OF_A_CALL, *_LATER}
 _ABOUT_AN_INTENT: Final = {"lease", "outcome", "unknown", "late_outcome", "reconcile", "resolve"}
 _KINDS: Final = {
     *("genesis", "writer_start", "writer_stop", "config", "intent", "refusal", "repeat"),
@@ -530,8 +539,8 @@ class Wrong(Exception):  # noqa: N818 - named by what it is
 class Grammar:
     """Checks that the entries tell a possible story.
 
-    It remembers a byte for each entry, the call of each intent that is open, each writer's count, and which
-    versions of the policy were activated.
+    It remembers a byte for each entry, the call of each intent that is open, each writer's count, which
+    credentials and run tokens are out, and which versions of the policy were activated.
     """
 
     def __init__(self) -> None:
@@ -539,6 +548,10 @@ class Grammar:
         self._calls: dict[int, Any] = {}
         self._writers: dict[str, int] = {}
         self._begun_by = ""
+        self._leases: dict[int, str] = {}
+        """The ids of those that are out, by the entry that lent them."""
+        self._runs: set[str] = set()
+        """The accessors of tokens that are open."""
         self._versions: set[str] = set()
         self._places: dict[str, str] = {}
         """Which version of the policy is in force, and which beside it in shadow."""
@@ -598,8 +611,8 @@ class Grammar:
         mark = self._mark(index, intent)
         if mark is None or mark < _OPEN or type(intent) is not int:
             raise Wrong(f"intent {intent!a:.40} is no earlier entry of kind intent")
-        if kind == "lease" and mark == _ENDED:
-            raise Wrong(f"a lease after the outcome of its intent {intent}")
+        if kind == "lease":
+            self._lease(index, entry, ended=mark == _ENDED)
         if kind == "unknown" and mark == _OPEN:
             self._marks[intent] = _LOST
             self._calls.pop(intent, None)
@@ -612,6 +625,54 @@ class Grammar:
         self._marks[intent] = _ENDED
         if self._calls.pop(intent, None) != call_id:
             raise Wrong(f"call_id is not that of its intent {intent}")
+
+    def _lease(self, index: int, entry: dict[str, Any], *, ended: bool) -> None:
+        """A credential is lent before its call ends, with it is said what became of it, and it ends once."""
+        status, because = str(entry.get("status")), entry.get("because")
+        if status not in _LEASE_STATUSES:
+            raise Wrong(f"unknown status of a lease {status!a:.40}")
+        of_the_call = status in _OF_A_CALL or (status == "given_back" and because is None)
+        if ended and of_the_call:
+            raise Wrong(f"a lease after the outcome of its intent {entry.get('intent')}")
+        if status == "revoke_asked" and type(entry.get("by")) is not str:
+            raise Wrong("nobody is named who asked for the end of a lease")
+        reasons: set[str] = set() if of_the_call else _LATER.get(status, set())
+        if reasons and (type(because) is not str or because not in reasons):
+            raise Wrong(f"because {because!a:.40} is no reason why a lease is {status}")
+        if "lease" in entry:
+            self._credential(index, status, entry)
+        else:
+            self._run_token(status, entry.get("accessor"))
+
+    def _credential(self, index: int, status: str, entry: dict[str, Any]) -> None:
+        lease, issued = entry["lease"], entry.get("issued")
+        if type(lease) is not str or status == "run_opened":
+            raise Wrong("lease is not of the ledger's form")
+        if status == "lent":
+            self._marks[index], self._leases[index] = _LENT, lease
+            return
+        if issued is None and entry.get("made", "static") == "static":
+            return
+        mark = self._mark(index, issued)
+        if mark not in {_LENT, _GONE} or type(issued) is not int:
+            raise Wrong(f"issued {issued!a:.40} is no earlier entry that lent anything")
+        if mark == _LENT and self._leases[issued] != lease:
+            raise Wrong(f"issued {issued} lent another lease")
+        if status in _LATER or status == "lapses":
+            if mark == _GONE:
+                raise Wrong(f"the lease of entry {issued} has ended already")
+            self._marks[issued] = _GONE
+            del self._leases[issued]
+
+    def _run_token(self, status: str, accessor: object) -> None:
+        if type(accessor) is not str or status not in {"run_opened", "revoke_asked", *_LATER}:
+            raise Wrong("lease or accessor is not of the ledger's form")
+        if status == "run_opened":
+            self._runs.add(accessor)
+        elif status in _LATER:
+            if accessor not in self._runs:
+                raise Wrong("the end of a run's token that is not open")
+            self._runs.discard(accessor)
 
     def _policy(self, entry: dict[str, Any]) -> None:
         """A version takes a place from the one that it says had it before."""

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from sqlalchemy import Connection, CursorResult, Engine, text
+from sqlalchemy import Connection, CursorResult, text
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -28,14 +28,13 @@ from toolgate.adapter import (
     System,
     faults_in,
 )
-from toolgate_adapters.sql_engine import address_of, opened
+from toolgate_adapters.sql_engine import address_of
+from toolgate_adapters.sql_sign_ins import SignedIn, SignIns
 
 KEY_PARAMETER: Final = "idempotency_key"
 """A statement that binds `:idempotency_key` gets the call's key; no caller can set it."""
 
 T = TypeVar("T")
-_MOST_SIGNED_IN: Final = 4
-"""Credentials of one system whose connections are kept; a manifest rarely has more roles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,40 +78,37 @@ class SqlConnector:
             options = SqlSystem.model_validate(dict(system.options))
         except ValidationError as error:
             raise ValueError(faults_in(error, "[system]")) from error
-        self._url = address_of(options.url, system.root)
         self._threads = ThreadPoolExecutor(options.max_connections, f"sql-{system.name}")
-        self._most = options.max_connections
-        self._engines: dict[str, tuple[Engine, Engine]] = {}
+        url = address_of(options.url, system.root)
+        self._sign_ins = SignIns(url, options.max_connections, self._threads)
 
     @asynccontextmanager
     async def session(self, credential: Credential | None, sending: Sending) -> AsyncGenerator["Database"]:
-        """Lend the database, signed in with `credential` (`user:password`) where it has users."""
+        """Lend the database, signed in with `credential` (`user:password`) where it has users.
+
+        A credential that is this call's alone leaves no connection behind.
+        """
         del sending  # each write calls the one in its context
-        yield Database(*self._signed_in(credential), self._threads)
+        until = credential.until if credential else None
+        yield Database(self._sign_ins.of(credential), self._threads, until)
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._sign_ins.aclose()
         self._threads.shutdown(wait=False)
-        for engines in self._engines.values():
-            for engine in engines:
-                engine.dispose()
-
-    def _signed_in(self, credential: Credential | None) -> tuple[Engine, Engine]:
-        """Give the engines for reading and writing; a few credentials keep their connections open."""
-        secret = credential.secret.get_secret_value() if credential else ""
-        known = self._engines.pop(secret, None) or opened(self._url, secret, self._most)
-        self._engines[secret] = known
-        if len(self._engines) > _MOST_SIGNED_IN:
-            for engine in self._engines.pop(next(iter(self._engines))):
-                engine.dispose()
-        return known
 
 
 class Database:
-    """What an operation gets: a read or a write, each a transaction of its own."""
+    """What an operation gets: a read or a write, each a transaction of its own.
 
-    def __init__(self, reading: Engine, writing: Engine, threads: ThreadPoolExecutor) -> None:
-        self._reading, self._writing, self._threads = reading, writing, threads
+    Args:
+        until: when the credential ends; no statement of a server runs longer.
+    """
+
+    def __init__(
+        self, signed_in: SignedIn, threads: ThreadPoolExecutor, until: datetime | None = None
+    ) -> None:
+        self._signed_in, self._threads, self._until = signed_in, threads, until
 
     async def read(self, statement: Statement, deadline: datetime) -> Answer:
         """Run a statement in a read-only transaction.
@@ -120,7 +116,7 @@ class Database:
         Raises:
             NothingDone: the database refused it or could not be reached.
         """
-        work = _Work(self._reading, statement, deadline, None)
+        work = _Work(self._signed_in, statement, self._no_longer_than(deadline), None)
         return await self._in_thread(work.read, work)
 
     async def write(self, statement: Statement, deadline: datetime, sending: Sending) -> Answer:
@@ -130,8 +126,11 @@ class Database:
             NothingDone: it was refused and rolled back.
             OutcomeUnknown: the connection was lost during the commit.
         """
-        work = _Work(self._writing, statement, deadline, sending)
+        work = _Work(self._signed_in, statement, self._no_longer_than(deadline), sending)
         return await self._in_thread(work.write, work)
+
+    def _no_longer_than(self, deadline: datetime) -> datetime:
+        return deadline if self._until is None else min(deadline, self._until)
 
     async def _in_thread(self, run: Callable[[], T], work: "_Work") -> T:
         loop = asyncio.get_running_loop()
@@ -146,9 +145,9 @@ class _Work:
     """One statement on its way; it can be interrupted from the event loop."""
 
     def __init__(
-        self, engine: Engine, statement: Statement, deadline: datetime, sending: Sending | None
+        self, signed_in: SignedIn, statement: Statement, deadline: datetime, sending: Sending | None
     ) -> None:
-        self._engine, self._statement, self._deadline = engine, statement, deadline
+        self._signed_in, self._statement, self._deadline = signed_in, statement, deadline
         self._sending = sending
         self._driver: sqlite3.Connection | None = None
         self._given_up = False
@@ -156,14 +155,18 @@ class _Work:
 
     def read(self) -> Answer:
         try:
-            with self._engine.connect() as connection, connection.begin():
+            with (
+                self._signed_in.engine(writing=False) as engine,
+                engine.connect() as connection,
+                connection.begin(),
+            ):
                 return self._execute(connection)
         except (SQLAlchemyError, OverflowError) as error:
             raise _refusal(error) from error
 
     def write(self) -> Answer:
         try:
-            with self._engine.connect() as connection:
+            with self._signed_in.engine(writing=True) as engine, engine.connect() as connection:
                 transaction = connection.begin()
                 answer = self._execute(connection, whole=True)
                 self._mark_the_send()
@@ -244,9 +247,17 @@ def _refusal(error: SQLAlchemyError | OverflowError) -> NothingDone:
     """Before the commit everything is rolled back, whatever it was: nothing was done."""
     if isinstance(error, IntegrityError):
         return NothingDone("conflict", "the database refused the change: it breaks a constraint")
+    if isinstance(error, OperationalError) and _was_not_let_in(error):
+        return NothingDone("upstream_sign_in", "the database did not let the tool's user in")
     if isinstance(error, OperationalError | InterfaceError) and not _is_at_fault(error):
         return NothingDone("unreachable", "the database could not be reached, or was busy", retryable=True)
     return NothingDone("statement_failed", "the database could not run the declared statement")
+
+
+def _was_not_let_in(error: DBAPIError) -> bool:
+    """Whether PostgreSQL ended an attempt to connect after it had asked for a password."""
+    attempt = getattr(error.orig, "pgconn", None)
+    return attempt is not None and bool(attempt.used_password or attempt.needs_password)
 
 
 def _is_at_fault(error: DBAPIError) -> bool:

@@ -33,15 +33,18 @@ def address_of(url: str, root: Path) -> URL:
             raise ValueError("[system] url: sqlite:///FILE or postgresql://HOST/DATABASE is expected")
 
 
-def opened(url: URL, secret: str, most: int) -> tuple[Engine, Engine]:
-    """Give the engines for reading and for writing, signed in with `secret` (`user:password`)."""
+def opened(url: URL, secret: str, *, idle: int, most: int) -> tuple[Engine, Engine]:
+    """Give the engines for reading and for writing, signed in with `secret` (`user:password`).
+
+    Of at most `most` connections, `idle` wait for the next statement.
+    """
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, most, read_only=True), _sqlite(url, most, read_only=False)
     user, _, password = secret.partition(":")
     engine = create_engine(
         url.set(username=user or None, password=password or None),
-        pool_size=most,
-        max_overflow=0,
+        pool_size=idle,
+        max_overflow=most - idle,
         hide_parameters=True,
         connect_args={"connect_timeout": CONNECT_SECONDS},
     )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from toolgate.backends.adapter_tools import AdapterTools
-from toolgate.backends.keystore import Keystore, KeystoreVault
+from toolgate.backends.lending import Lending
 from toolgate.backends.manifest_catalog import Registry
 from toolgate.backends.policy.second_judge import Difference, SecondJudge
 from toolgate.backends.policy_stored import Standing, StoredPolicies
@@ -31,7 +31,6 @@ from toolgate.parts import (
     ledger_of,
     new_call_id,
     now,
-    open_keystore,
     open_ledger,
     trusted_issuers,
 )
@@ -48,6 +47,7 @@ from toolgate.rulebooks import (
     read_registry,
 )
 from toolgate.settings import Settings, read_settings
+from toolgate.sources import lending_of
 
 __all__ = [
     "Examined",
@@ -75,7 +75,7 @@ class House:
     in_force: InForce
     new_id: Callable[[], str]
     ledger: SqliteLedger
-    keystore: Keystore
+    lending: Lending
     strangers: Strangers
     stored: StoredPolicies
     second: SecondJudge | None = None
@@ -89,7 +89,7 @@ class House:
             LedgerUnavailable: the change could not be recorded, and is not in force.
         """
         async with self.changing:
-            catalog, faults = read_registry(self.registry, self.keystore)
+            catalog, faults = read_registry(self.registry, self.lending)
             return await self._take_up(catalog, faults)
 
     async def follow(self) -> list[Fault]:
@@ -143,6 +143,8 @@ class House:
             said["shadow_activated"] = standing.shadow.digest
         if held.refused:
             said["faults"] = held.refused
+        if credentials := self.lending.readiness():
+            said["credentials"] = credentials
         if self.second is not None:
             said["judged_again"] = {**asdict(self.second.compared)}
         return said
@@ -189,7 +191,7 @@ class Examined:
     registry: Registry | None = None
     book: Found | None = None
     """The rulebook that would be in force, or why there is none."""
-    keystore: Keystore | None = None
+    lending: Lending | None = None
     ledger: SqliteLedger | None = None
     second: SecondJudge | None = None
 
@@ -202,6 +204,8 @@ class Examined:
         """Close what was opened."""
         if self.second is not None:
             await self.second.aclose()
+        if self.lending is not None:
+            await self.lending.aclose()
         if self.ledger is not None:
             await self.ledger.aclose()
         if self.registry is not None:
@@ -219,10 +223,10 @@ def examine(root: Path, *, to_serve: bool) -> Examined:
         return _examined_without_settings(root, error.faults)
     found = Examined(faults=[], settings=settings)
     found.registry = Registry(root / settings.registry, root)
-    found.keystore, locked = open_keystore(root, settings)
     database = root / settings.database
     found.ledger, closed = ledger_of(root, settings) if to_serve else (None, database_faults(database))
-    catalog, faults = read_registry(found.registry, found.keystore)
+    found.lending, locked = lending_of(root, settings, found.ledger.leases if found.ledger else None)
+    catalog, faults = read_registry(found.registry, found.lending)
     chosen = Chosen() if closed and settings.mode == "production" else _chosen(root, settings)
     if found.ledger is not None and settings.mode == "production" and settings.second_judge_every:
         told = partial(_note_difference, found.ledger)
@@ -290,8 +294,8 @@ def _house(root: Path, found: Examined, shield: Shield) -> House:
     Raises:
         Misconfigured: one is not, or something is wrong with it.
     """
-    book, ledger, keystore = found.book, found.ledger, found.keystore
-    if found.faults or found.settings is None or found.registry is None or keystore is None:
+    book, ledger, lending = found.book, found.ledger, found.lending
+    if found.faults or found.settings is None or found.registry is None or lending is None:
         raise Misconfigured(found.faults)
     if book is None or book.rulebook is None or ledger is None:
         raise Misconfigured(found.faults)
@@ -300,25 +304,25 @@ def _house(root: Path, found: Examined, shield: Shield) -> House:
     return House(
         root=root,
         settings=found.settings,
-        gateway=_gateway(in_force, ledger, keystore, shield),
+        gateway=_gateway(in_force, ledger, lending, shield),
         registry=found.registry,
         in_force=in_force,
         new_id=partial(new_call_id, RANDOM.take),
         ledger=ledger,
-        keystore=keystore,
+        lending=lending,
         strangers=Strangers(now),
         stored=StoredPolicies(root / found.settings.database),
         second=found.second,
     )
 
 
-def _gateway(in_force: InForce, ledger: SqliteLedger, keystore: Keystore, shield: Shield) -> Gateway:
-    vault, tools = KeystoreVault(keystore), AdapterTools(now=now)
+def _gateway(in_force: InForce, ledger: SqliteLedger, lending: Lending, shield: Shield) -> Gateway:
+    tools = AdapterTools(now=now)
     return Gateway(
         rulebook=in_force,
         ledger=ledger.calls,
-        vault=vault,
+        vault=lending,
         tools=tools,
         shield=shield,
-        reconciler=Reconciler(doubts=ledger.doubts, vault=vault, tools=tools),
+        reconciler=Reconciler(doubts=ledger.doubts, vault=lending, tools=tools),
     )

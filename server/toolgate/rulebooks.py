@@ -4,13 +4,13 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from toolgate.backends.keystore import Keystore
+from toolgate.backends.lending import Lending
 from toolgate.backends.manifest_catalog import ManifestCatalog, Registry
 from toolgate.backends.policy.against_registry import faults_against
 from toolgate.backends.policy.casbin_judge import CasbinPolicy, model_faults
@@ -199,13 +199,11 @@ def misfits(text: PolicyText | None, catalog: Catalog | None) -> list[Fault]:
     return model_faults(text) + (faults_against(text, catalog.tools) if catalog is not None else [])
 
 
-def read_registry(
-    registry: Registry, keystore: Keystore | None
-) -> tuple[ManifestCatalog | None, list[Fault]]:
-    """Read the manifests; with a secret that the keystore lacks, that is told too."""
+def read_registry(registry: Registry, lending: Lending | None) -> tuple[ManifestCatalog | None, list[Fault]]:
+    """Read the manifests; what would keep their credentials from being lent is told too."""
     catalog, faults = registry.read()
-    if catalog is not None and keystore is not None:
-        faults = [*faults, *_missing_secrets(catalog, keystore)]
+    if catalog is not None and lending is not None:
+        faults = [*faults, *_credential_faults(catalog, lending)]
     return catalog, faults
 
 
@@ -270,16 +268,13 @@ def _unreadable(problem: str) -> Fault:
     return Fault("the ledger", "policy versions", problem, "see docs/how-to/deploy.md, policy versions")
 
 
-def _missing_secrets(catalog: Catalog, keystore: Keystore) -> list[Fault]:
-    names = set(keystore.names())
-    wanted = {(tool.credential.secret, tool.system) for tool in catalog.tools if tool.credential is not None}
-    return [
-        Fault(
-            f"registry/{system}.toml",
-            "credentials",
-            f"the keystore has no entry {secret!r}",
-            f"add it: toolgate secrets set {secret}",
-        )
-        for secret, system in sorted(wanted)
-        if secret not in names
-    ]
+def _credential_faults(catalog: Catalog, lending: Lending) -> Iterator[Fault]:
+    """Say which credentials could not be lent, each once, as far as can be told without asking anybody."""
+    seen: set[tuple[str, str, str]] = set()
+    for tool in catalog.tools:
+        for problem, remedy in lending.faults(tool):
+            fault = (tool.system, tool.terms.credential, problem)
+            if fault not in seen:
+                seen.add(fault)
+                place = f"credentials.{tool.terms.credential}"
+                yield Fault(f"registry/{tool.system}.toml", place, problem, remedy)

@@ -14,9 +14,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.core.identity import TrustedIssuer
+from toolgate.core.lease import LeaseSource
+from toolgate.core.vault_settings import VaultSettings
 
 FILE: Final = "toolgate.toml"
 _PREFIX: Final = "TOOLGATE_"
+_SECRET: Final = frozenset({"passphrase", "new_passphrase"})
 _REFERENCE: Final = "see docs/reference/settings.md"
 _URI: Final = re.compile(
     r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[\w.~!$&'()*+,;=:@%/-]*)?", re.ASCII
@@ -83,7 +86,10 @@ class Settings(BaseSettings):
     """Megabytes that must be free before a new call is begun: ends of calls still need room."""
     second_judge_every: int = Field(default=1000, ge=0)
     """In production one of so many decisions is judged again, by plain Casbin in another process; 0: none."""
+    credentials: tuple[LeaseSource, ...] = ("file",)
+    """Where credentials may come from: `file`, `env`, `vault`, `oauth`. What is not named lends nothing."""
     keystore: str = "keys/keystore.json"
+    vault: VaultSettings | None = None
     issuers: tuple[TrustedIssuer, ...] = ()
     callers: dict[str, NamedCaller] = Field(default_factory=dict)
     """Local callers, for `--stdio`, `toolgate call` and, in dev mode, `toolgate token`."""
@@ -91,6 +97,8 @@ class Settings(BaseSettings):
     """Which of them calls over `--stdio`, and where `--as` is not given."""
     passphrase: SecretStr | None = Field(default=None, exclude=True)
     """Opens the keystore. From the environment only: it does not belong in the file."""
+    new_passphrase: SecretStr | None = Field(default=None, exclude=True)
+    """Is to open the keystore once `toolgate secrets rotate --key` has run. From the environment only."""
 
     @property
     def resource(self) -> str:
@@ -114,8 +122,8 @@ class Settings(BaseSettings):
 
 def settings_digest(root: Path) -> str:
     """Tell one state of the settings from any other: SHA-256 over the file and what the environment sets."""
-    passphrase = f"{_PREFIX}PASSPHRASE"
-    said = sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX) and k != passphrase)
+    secret = {_variable(name) for name in _SECRET}
+    said = sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX) and k not in secret)
     return hashlib.sha256((root / FILE).read_bytes() + repr(said).encode()).hexdigest()
 
 
@@ -136,9 +144,9 @@ def read_settings(root: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured([Fault(FILE, "syntax", str(error), "correct the TOML")]) from error
     faults = _strangers(written)
-    if "passphrase" in written:
-        remedy = "remove it here, and set TOOLGATE_PASSPHRASE"
-        faults.append(Fault(FILE, "passphrase", "a secret does not belong in this file", remedy))
+    for name in sorted(_SECRET & written.keys()):
+        remedy = f"remove it here, and set {_variable(name)}"
+        faults.append(Fault(FILE, name, "a secret does not belong in this file", remedy))
     try:
         settings = Settings(
             **{name: value for name, value in written.items() if name in Settings.model_fields}
@@ -167,13 +175,17 @@ def _strangers(written: Iterable[str]) -> list[Fault]:
         *(
             Fault("environment", name, problem, "correct its spelling or unset it")
             for name in sorted(os.environ)
-            if name.startswith(_PREFIX) and name not in known and not name.startswith(_variable("callers__"))
+            if name.startswith(_PREFIX) and name not in known and not name.startswith(_NESTED)
         ),
     ]
 
 
 def _variable(setting: str) -> str:
     return _PREFIX + setting.upper()
+
+
+_NESTED: Final = (_variable("callers__"), _variable("vault__"))
+"""What variables of tables inside the settings begin with."""
 
 
 def _inconsistencies(settings: Settings) -> list[Fault]:
@@ -194,6 +206,16 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
         for issuer in settings.issuers
         if settings.mode == "production" and _is_open_to_change(issuer.jwks_uri)
     ]
+    if ("vault" in settings.credentials) != (settings.vault is not None):
+        problem = (
+            'credentials and [vault] do not agree: "vault" is named there where the table is, and only then'
+        )
+        faults.append(
+            Fault(FILE, "vault", problem, 'add the [vault] table, or take "vault" out of credentials')
+        )
+    if settings.vault is not None and settings.vault.is_open and settings.mode == "production":
+        problem = "secrets would come over http, which anybody can read"
+        faults.append(Fault(FILE, "vault.address", problem, "use https"))
     names = [issuer.issuer for issuer in settings.issuers]
     faults += [
         Fault(FILE, "issuers", f"{name!r} is there twice", "remove one")

@@ -1,7 +1,7 @@
 """Parts of a real ledger that come by the points of trouble: nothing else about them is different."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -149,7 +149,7 @@ class FaultyLedger:
         await self.inner.remember(opened, value)
 
     async def close(
-        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Sequence[Lent] = ()
     ) -> Closed:
         return await self.inner.close(call, tool, opened, outcome, lent)
 

@@ -14,7 +14,8 @@ from toolgate.adapter import CannotTell, Context, Credential, Found, NotFound, N
 from toolgate.adapter.context import OutcomeUnknown
 from toolgate.backends.manifest_catalog import AdmittedTool
 from toolgate.core.arguments import Schema, closed
-from toolgate.core.tool import CredentialRole, Duplicates, Terms
+from toolgate.core.credential_roles import FileRole
+from toolgate.core.tool import Duplicates, Terms
 
 TOOL = "shop.order"
 
@@ -109,7 +110,7 @@ def tool(line: Line, mode: Duplicates, *, timeout: float, quiet: float) -> Admit
         ),
         input=Schema(closed(Order.model_json_schema())),
         output=Schema(Receipt.model_json_schema(mode="serialization")),
-        credential=CredentialRole(secret="s", sign_in="bearer"),
+        credential=FileRole(secret="s", sign_in="bearer"),
         run_by=operation,
         connector=line,
     )

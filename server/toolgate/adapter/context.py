@@ -80,6 +80,11 @@ class Credential:
     sign_in: SignIn
     header: str = ""
     """The header that carries the secret, for `sign_in = "header"`."""
+    until: datetime | None = None
+    """When it ends by itself (UTC); None for a secret that outlives the call."""
+    shared: bool = True
+    """Whether other calls come with it too: then what it signed in may stay open, but never after `until`.
+    Else all that it signed in must be closed with this call: it ends, and perhaps its user with it."""
 
 
 Effect = Literal["read", "write", "destroy"]

@@ -242,9 +242,18 @@ def _fault_in_spelling(value: JsonObject) -> str | None:
 
 
 def _credential(tool: AdmittedTool, act: Act) -> Credential | None:
-    if tool.credential is None or act.lease is None:
+    role, lease = tool.credential, act.lease
+    if role is None or lease is None:
         return None
-    return Credential(secret=act.lease.secret, sign_in=tool.credential.sign_in, header=tool.credential.header)
+    if lease.lent.static:
+        return Credential(secret=lease.secret, sign_in=role.sign_in, header=role.header)
+    return Credential(
+        secret=lease.secret,
+        sign_in=role.sign_in,
+        header=role.header,
+        until=lease.until,
+        shared=lease.shared,
+    )
 
 
 def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened

@@ -121,10 +121,10 @@ QUERIES: Final = (
     ),
     NamedQuery(
         name="leases",
-        question="Which credentials were lent for which calls, and for how long?",
+        question="Which credentials were lent for which calls, how good were they, and how did they end?",
         sql="""
-            SELECT entry, time, tenant, subject, tool, role, static, lease, status, lent_ms, intent,
-                end_entry, call_id
+            SELECT entry, time, tenant, subject, tool, role, source, made, static, scope, ttl, version, lease,
+                request, status, because, lent_ms, intent, end_entry, call_id
             FROM audit_leases_v1 WHERE {where} ORDER BY at DESC, entry DESC
         """,
         filters=EVERY,
@@ -133,10 +133,25 @@ QUERIES: Final = (
         name="leases-astray",
         question="Which credentials were lent and never given back? (For more than 2 hours: --until 2h.)",
         sql="""
-            SELECT entry, time, tenant, subject, tool, role, static, lease,
-                (strftime('%s', 'now') * 1000000 - lent_at) / 1000000 AS age_seconds, intent, end_entry,
-                call_id
-            FROM audit_leases_v1 WHERE given_back_at IS NULL AND {where} ORDER BY at DESC, entry DESC
+            SELECT entry, time, tenant, subject, tool, role, source, made, static, scope, ttl, lease, request,
+                status, (strftime('%s', 'now') * 1000000 - lent_at) / 1000000 AS age_seconds, intent,
+                end_entry, call_id
+            FROM audit_leases_v1
+            WHERE status IN ('lent', 'queued', 'kept') AND COALESCE(issued, entry) = entry
+                AND NOT (status = 'kept' AND static)
+                AND NOT (made IS 'token' AND lent_at + ttl * 1000000 < strftime('%s', 'now') * 1000000)
+                AND {where}
+            ORDER BY at DESC, entry DESC
+        """,
+        filters=EVERY,
+    ),
+    NamedQuery(
+        name="vault-runs",
+        question="Which tokens of runs were opened in a vault, for whom, and how did they end?",
+        sql="""
+            SELECT entry, time, tenant, subject, run_name, source, accessor, request, ttl, status, because,
+                asked_by, open_ms, end_entry, intent, call_id
+            FROM audit_vault_runs_v1 WHERE {where} ORDER BY at DESC, entry DESC
         """,
         filters=EVERY,
     ),

@@ -39,6 +39,9 @@ def end_of(column: str, intent: str = "e.idx") -> str:
 
 WHO = f"e.tenant, e.who, {clear('e.who')} AS subject"
 CALL = f"e.idx AS entry, e.at, {time('e.at')} AS time, {WHO}, e.tool, e.status, e.call_id"
+OVER = "g.status IN ('given_back', 'revoked', 'expired')"
+OF_TOKEN = f"""x.call_id = o.call_id AND x.kind = 'lease' AND {said("lease", "x")} IS NULL
+                AND {said("accessor", "x")} = {said("accessor", "o")}"""
 NOTE = f"e.idx AS entry, e.at, {time('e.at')} AS time, e.kind, e.status"
 
 VIEWS = {
@@ -126,26 +129,60 @@ VIEWS = {
     """,
     # From the intents, which have indexes by time, tool and caller; leases have none. An intent that names a
     # role and has no outcome may have been lent its credential by a process that said no more.
+    # f: what lent it to the call, or how the call left what it was not lent itself; l: what lent it;
+    # g: its end, else the newest that is said of it.
     "audit_leases_v1": f"""
-        SELECT COALESCE(l.idx, g.idx, e.idx) AS entry, e.at, {time("COALESCE(l.at, e.at)")} AS time, {WHO},
-            e.tool, COALESCE({said("lease", "g")}, {said("lease", "l")}) AS lease,
-            COALESCE({said("role", "g")}, {said("role", "l")}, {said("role")}) AS role,
-            COALESCE({said("static", "g")}, {said("static", "l")}) AS static,
-            COALESCE(g.status, 'lent') AS status, COALESCE(l.at, e.at) AS lent_at, g.at AS given_back_at,
-            (g.at - COALESCE(l.at, e.at)) / 1000 AS lent_ms, e.idx AS intent, {end_of("entry")} AS end_entry,
-            e.run, e.call_id
+        SELECT COALESCE(f.idx, e.idx) AS entry, e.at, {time("COALESCE(l.at, e.at)")} AS time, {WHO}, e.tool,
+            {said("lease", "f")} AS lease, COALESCE({said("role", "f")}, {said("role")}) AS role,
+            {said("static", "f")} AS static, {said("source", "f")} AS source, {said("made", "f")} AS made,
+            {said("scope", "f")} AS scope, {said("ttl", "f")} AS ttl, {said("version", "f")} AS version,
+            {said("request", "f")} AS request, COALESCE(g.status, 'lent') AS status,
+            {said("because", "g")} AS because, COALESCE(l.at, e.at) AS lent_at,
+            CASE WHEN {OVER} THEN g.at END AS ended_at,
+            CASE WHEN {OVER} THEN (g.at - COALESCE(l.at, e.at)) / 1000 END AS lent_ms,
+            l.idx AS issued, e.idx AS intent, {end_of("entry")} AS end_entry, e.run, e.call_id
         FROM ledger_entry e
+        LEFT JOIN ledger_entry f ON f.call_id = e.call_id AND f.kind = 'lease' AND f.refers = e.idx
+            AND {said("lease", "f")} IS NOT NULL AND CASE f.status
+                WHEN 'lent' THEN 1
+                ELSE {said("because", "f")} IS NULL AND e.idx IS NOT (
+                    SELECT i.refers FROM ledger_entry i WHERE i.idx = {said("issued", "f")}
+                )
+            END
         LEFT JOIN ledger_entry l
-            ON l.call_id = e.call_id AND l.kind = 'lease' AND l.status = 'lent' AND l.refers = e.idx
-        LEFT JOIN ledger_entry g
-            ON g.call_id = e.call_id AND g.kind = 'lease' AND g.status = 'given_back' AND g.refers = e.idx
+            ON l.idx = CASE f.status WHEN 'lent' THEN f.idx ELSE {said("issued", "f")} END
+        LEFT JOIN ledger_entry g ON g.idx = (
+            SELECT x.idx FROM ledger_entry x
+            WHERE x.call_id IN (f.call_id, l.call_id) AND x.refers IN (f.refers, l.refers)
+                AND x.kind = 'lease' AND x.status NOT IN ('lent', 'revoke_asked')
+                AND {said("lease", "x")} = {said("lease", "f")}
+            ORDER BY x.status IN ('queued', 'kept'), x.idx DESC LIMIT 1
+        )
         WHERE e.kind = 'intent' AND CASE
-            WHEN l.idx IS NOT NULL OR g.idx IS NOT NULL THEN 1
+            WHEN f.idx IS NOT NULL THEN 1
             WHEN EXISTS (
                 SELECT 1 FROM ledger_entry o WHERE o.call_id = e.call_id AND o.refers = e.idx
                     AND (o.kind = 'outcome' OR o.kind = 'late_outcome')
             ) THEN 0
             ELSE {said("role")} <> 'none' END
+    """,
+    "audit_vault_runs_v1": f"""
+        SELECT o.idx AS entry, e.at, {time("o.at")} AS time, {WHO}, e.tool,
+            {said("source", "o")} AS source, {said("accessor", "o")} AS accessor,
+            {said("request", "o")} AS request, {said("ttl", "o")} AS ttl,
+            COALESCE(g.status, 'open') AS status, {said("because", "g")} AS because, g.at AS ended_at,
+            (g.at - o.at) / 1000 AS open_ms, e.idx AS intent, g.idx AS end_entry,
+            (SELECT {clear(said("by", "x"))} FROM ledger_entry x
+                WHERE {OF_TOKEN} AND x.status = 'revoke_asked' ORDER BY x.idx LIMIT 1) AS asked_by,
+            e.run, CASE WHEN e.run <> '' THEN {clear("e.run")} END AS run_name, e.call_id
+        FROM ledger_entry e
+        JOIN ledger_entry o ON o.call_id = e.call_id AND o.refers = e.idx
+            AND o.kind = 'lease' AND o.status = 'run_opened'
+        LEFT JOIN ledger_entry g ON g.idx = (
+            SELECT x.idx FROM ledger_entry x WHERE {OF_TOKEN}
+                AND x.status IN ('given_back', 'revoked', 'expired') LIMIT 1
+        )
+        WHERE e.kind = 'intent'
     """,
     "audit_changes_v1": f"""
         SELECT {NOTE}, {said("writer")} AS writer, {said("digests.policy")} AS policy,

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 from sqlalchemy import bindparam, or_, select
 
+from toolgate.backends.lease_rows import LeaseRows
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entry, changed, entry_of
 from toolgate.backends.spill import Spill, Spilled
@@ -43,7 +44,7 @@ class Ending:
     opened: Opened
     owner: str
     entry: Entry
-    lease: Entry | None
+    leases: tuple[Entry, ...]
     settlement: Settlement
     again: bool = False
     """It was tried before, and may be recorded already."""
@@ -52,8 +53,8 @@ class Ending:
 class Endings:
     """Records ends through one writer, and spills those that it will not take."""
 
-    def __init__(self, writer: SqliteWriter, claims: Claims, spill: Spill) -> None:
-        self._writer, self._claims, self._spill = writer, claims, spill
+    def __init__(self, writer: SqliteWriter, claims: Claims, leases: LeaseRows, spill: Spill) -> None:
+        self._writer, self._claims, self._leases, self._spill = writer, claims, leases, spill
 
     async def record(self, ending: Ending) -> Closed:
         """Record an end.
@@ -110,8 +111,9 @@ class Endings:
                 log.error("call %s: its intent was lost with the ledger's end; so is its own", opened.call_id)
                 return Closed(entry=opened.intent, late=True)
         late = opened.claimed and not self._claims.owns(batch, opened.call_id, opened.attempt, ending.owner)
-        if ending.lease is not None:
-            batch.append(ending.lease)
+        for lease in ending.leases:
+            if self._leases.note_end(batch, lease):
+                batch.append(lease)
         index = batch.append(changed(ending.entry, kind="late_outcome") if late else ending.entry)
         if late:
             # When it is known to have taken effect, a look-up that finds nothing shows nothing, ever.
@@ -133,7 +135,7 @@ def _spilled(ending: Ending) -> Spilled:
         state=ending.settlement.state,
         outcome=ending.settlement.outcome.decode(),
         until=ending.settlement.until,
-        lease=None if ending.lease is None else orjson.loads(ending.lease.spelled + b"}"),
+        leases=tuple(orjson.loads(lease.spelled + b"}") for lease in ending.leases),
         end=orjson.loads(ending.entry.spelled + b"}") | {"spilled": True},
         salts={payload["field"]: payload["salt"].hex() for payload in ending.entry.payloads},
         values={
@@ -163,7 +165,7 @@ def _from_spill(spilled: Spilled) -> Ending:
         ),
         owner=spilled.owner,
         entry=entry_of(spilled.end, tuple(payloads)),
-        lease=None if spilled.lease is None else entry_of(spilled.lease),
+        leases=tuple(entry_of(lease) for lease in spilled.leases),
         settlement=Settlement(spilled.state, spilled.outcome.encode(), spilled.until),
         again=True,
     )

@@ -26,6 +26,11 @@ class Governing:
         self._in_force = ""
         self._known: dict[str, int] = {}
 
+    @property
+    def in_force(self) -> int:
+        """The entry that says what governs now."""
+        return self._known[self._in_force]
+
     async def take_up(self, book: Rulebook, beside: Mapping[str, str]) -> int:
         """Record what governs from now on, where that has changed; gives the entry that says it.
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from toolgate.backends.owed import Owed, OwedLease
 from toolgate.core.call import Call
 from toolgate.core.canonical import canonical
 from toolgate.core.claims import Attempt, EarlierCall, Opened
@@ -23,6 +24,7 @@ from toolgate.core.tool import Capture, Tool
 
 FORM: Final = 2
 _LONGEST_NAME: Final = 128
+_FURTHER: Final = {"scope", "ttl", "version", "request", "issued"}
 _REPEATED: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run")
 
 
@@ -123,11 +125,49 @@ class Entries:
         values = {"result": outcome.value} if isinstance(outcome, Done) else {}
         return self._entry(body, values, tool.terms.capture)
 
+    def lent(self, call: Call, tool: Tool, names: Names, opened: Opened, lent: Lent) -> Entry:
+        """Spell a credential that was made for a call and is about to be used."""
+        return entry_of(
+            self._body("lease", "lent", call, tool, names, opened.call_id) | _of(opened.intent, lent)
+        )
+
     def lease(self, call: Call, tool: Tool, names: Names, opened: Opened, lent: Lent) -> Entry:
-        """Spell which credential a call had, and that it was given back."""
-        body = self._body("lease", "given_back", call, tool, names, opened.call_id)
-        body |= {"intent": opened.intent, "role": lent.role, "static": lent.static, "lease": lent.id}
-        return entry_of(body)
+        """Spell which credential a call had, and what became of it in the end."""
+        return entry_of(
+            self._body("lease", lent.end, call, tool, names, opened.call_id) | _of(opened.intent, lent)
+        )
+
+    def returned(self, earlier: EarlierCall, subject: Mapping[str, Json], lent: Lent) -> Entry:
+        """Spell what became of a credential with which a system was asked about an earlier call."""
+        about = self._about("lease", lent.end, earlier, subject)
+        return entry_of(about | _of(earlier.intent, lent))
+
+    def run_token(  # noqa: PLR0913, PLR0917 - whose token it is, and what
+        self,
+        call: Call,
+        tool: Tool,
+        names: Names,
+        opened: Opened,
+        accessor: str,
+        until: datetime,
+        request: str,
+    ) -> Entry:
+        """Spell a vault's token that was made for a run; under it the leases of the run will be made."""
+        body = self._body("lease", "run_opened", call, tool, names, opened.call_id)
+        body |= {"intent": opened.intent, "source": "vault", "accessor": accessor, "request": request}
+        return entry_of(body | {"ttl": max(0, round((until - self._now()).total_seconds()))})
+
+    def lease_about(self, status: str, owed: Owed, **said: Json) -> Entry:
+        """Spell what became of a lease, or of a run's token, outside of its call."""
+        body = {"v": FORM, "kind": "lease", "at": micros(self._now()), "status": status}
+        body |= {"call_id": owed.call_id, "intent": owed.intent, "tenant": owed.tenant, "who": owed.who}
+        body |= {"tool": owed.tool} | ({"run": owed.run} if owed.run else {})
+        if isinstance(owed, OwedLease):
+            body |= {"lease": owed.id, "role": owed.role, "source": owed.source, "made": owed.kind}
+            body |= {"static": False, "issued": owed.issued}
+        else:
+            body |= {"source": "vault", "accessor": owed.accessor}
+        return entry_of(body | said)
 
     def refusal(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, names: Names
@@ -215,6 +255,13 @@ def _judged(decision: Decision | None) -> dict[str, Any]:
     if other := decision.would_be:
         judged["shadow"] = {"verdict": other.verdict, "rules": list(other.rules), "policy": other.policy}
     return judged
+
+
+def _of(intent: int, lent: Lent) -> dict[str, Any]:
+    """What every entry says of a lease; never the secret."""
+    said: dict[str, Any] = {"intent": intent, "lease": lent.id, "static": lent.static}
+    said |= {"role": lent.role, "source": lent.source, "made": lent.kind}
+    return said | lent.model_dump(include=_FURTHER, exclude_none=True, exclude_defaults=True)
 
 
 def _claimed_by(call: Call) -> JsonObject:

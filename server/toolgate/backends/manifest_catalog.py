@@ -13,9 +13,10 @@ from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, System
 from toolgate.backends.adapters_installed import adapter_named
 from toolgate.core.arguments import Schema, closed
 from toolgate.core.canonical import digest
+from toolgate.core.credential_roles import CredentialRole, OAuthRole
 from toolgate.core.errors import Fault
 from toolgate.core.record import JsonObject, Record
-from toolgate.core.tool import CredentialRole, Terms, Tool
+from toolgate.core.tool import Terms, Tool
 
 _LONGEST_WIRE_NAME: Final = 64
 _NAME: Final = re.compile(r"[a-z0-9_-]+")
@@ -133,7 +134,7 @@ class Registry:
             if operation is None or not reader.clean:
                 continue
             try:
-                yield _admitted(system, name, tool, role, operation, connector)
+                yield _admitted(system, name, tool, role, manifest.credentials, operation, connector)
             except (ValueError, PydanticUserError) as error:
                 problem = f"its arguments or result have no JSON Schema: {error}"
                 faults.append(_fault(file, f"tools.{name}", problem, "the adapter's author can mend it"))
@@ -216,18 +217,28 @@ class _Reader:
         if role is None:
             problem = f"there is no [credentials.{tool.credential}] in this manifest"
             self._tell(f"tools.{name}.credential", problem, f'add it, or say "{NO_CREDENTIAL}"')
+        if isinstance(role, OAuthRole):
+            self._client(tool.credential, role, manifest)
         return role
+
+    def _client(self, name: str, role: OAuthRole, manifest: Manifest) -> None:
+        client = manifest.credentials.get(role.client)
+        if client is None or isinstance(client, OAuthRole):
+            problem = f"client: there is no [credentials.{role.client}] with a client's id and secret"
+            remedy = "name a role from file, env or vault whose credential is client_id:client_secret"
+            self._tell(f"credentials.{name}", problem, remedy)
 
     def _tell(self, place: str, problem: str, remedy: str) -> None:
         self.clean = False
         self._faults.append(_fault(self._file, place, problem, remedy))
 
 
-def _admitted(
+def _admitted(  # noqa: PLR0913, PLR0917 - what a tool is made of
     system: System,
     name: str,
     tool: ToolManifest,
     role: CredentialRole | None,
+    roles: Mapping[str, CredentialRole],
     operation: AnyOperation,
     connector: Connector[Any],
 ) -> AdmittedTool:
@@ -242,6 +253,7 @@ def _admitted(
         input=Schema(closed(operation.input_model.model_json_schema(mode="validation"))),
         output=Schema(operation.output_model.model_json_schema(mode="serialization")),
         credential=role,
+        helpers=roles,
         run_by=operation,
         connector=connector,
     )

@@ -2,7 +2,8 @@
 
 The operating system's keyring where there is one, else a passphrase (Argon2id, RFC 9106), else, in dev mode
 only, a file beside the keystore with mode 0600. Which of them it is gets decided once, when the keystore is
-made, and is written in it: a keystore never falls back from one to another.
+made, and is written in it: a keystore never falls back from one to another. A key is changed by a new one
+beside it, under a name of its own: until the keystore names that one, the old one opens it.
 """
 
 import base64
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from keyring.errors import KeyringError
 from pydantic import SecretStr
 
+from toolgate.backends.log_key import sync_folder
 from toolgate.core.errors import CredentialUnavailable
 from toolgate.core.record import Record
 
@@ -43,28 +45,56 @@ def new_key(keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> tuple
     Raises:
         CredentialUnavailable: no keyring, no passphrase, and not in dev mode.
     """
-    name = f"{keystore.resolve()}"
     if _keyring_usable():
-        key = secrets.token_bytes(_BYTES)
-        try:
-            keyring.set_password(_SERVICE, name, base64.b64encode(key).decode())
-        except KeyringError as error:
-            raise _locked("the operating system's keyring did not take its key") from error
-        return KeyOrigin(source="keyring", name=name), key
+        return _new_in_keyring(f"{keystore.resolve()}")
     if passphrase is not None:
-        salt = base64.b64encode(os.urandom(16)).decode()
-        origin = KeyOrigin(source="passphrase", name="", salt=salt)
-        return origin, _stretched(origin, passphrase)
+        return _new_of(passphrase)
     if dev:
-        path = keystore.with_suffix(".key")
-        key = secrets.token_bytes(_BYTES)
-        _write_private(path, base64.b64encode(key))
-        return KeyOrigin(source="file", name=path.name), key
+        return _new_in_file(keystore.with_suffix(".key"))
     raise CredentialUnavailable(
         "keystore_locked",
         "there is no keyring on this machine: set TOOLGATE_PASSPHRASE (a key file is for dev mode only)",
         retryable=False,
     )
+
+
+def next_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | None) -> tuple[KeyOrigin, bytes]:
+    """Make the key that is to follow the one of `origin`, which stays where it is.
+
+    It is made of the new `passphrase` where there is one, else it gets a place like the old one's.
+
+    Raises:
+        CredentialUnavailable: it was made of a passphrase, and there is no new one; or its place took none.
+    """
+    if passphrase is not None:
+        return _new_of(passphrase)
+    mark = secrets.token_hex(4)
+    match origin.source:
+        case "keyring":
+            return _new_in_keyring(f"{keystore.resolve()}#{mark}")
+        case "file":
+            return _new_in_file(keystore.with_suffix(f".{mark}.key"))
+        case "passphrase":
+            raise CredentialUnavailable(
+                "keystore_locked",
+                "set TOOLGATE_NEW_PASSPHRASE to what is to open it from now on; nothing was changed",
+                retryable=False,
+            )
+
+
+def forget_key(origin: KeyOrigin, keystore: Path) -> bool:
+    """Remove a key that opens the keystore no more; says whether it is gone."""
+    try:
+        match origin.source:
+            case "keyring":
+                keyring.delete_password(_SERVICE, origin.name)
+            case "file":
+                keystore.with_name(origin.name).unlink()
+            case "passphrase":
+                pass
+    except (KeyringError, OSError):
+        return False
+    return True
 
 
 def existing_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> bytes:
@@ -82,6 +112,27 @@ def existing_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | N
     return key
 
 
+def _new_in_keyring(name: str) -> tuple[KeyOrigin, bytes]:
+    key = secrets.token_bytes(_BYTES)
+    try:
+        keyring.set_password(_SERVICE, name, base64.b64encode(key).decode())
+    except KeyringError as error:
+        raise _locked("the operating system's keyring did not take its key") from error
+    return KeyOrigin(source="keyring", name=name), key
+
+
+def _new_of(passphrase: SecretStr) -> tuple[KeyOrigin, bytes]:
+    salt = base64.b64encode(os.urandom(16)).decode()
+    origin = KeyOrigin(source="passphrase", name="", salt=salt)
+    return origin, _stretched(origin, passphrase)
+
+
+def _new_in_file(path: Path) -> tuple[KeyOrigin, bytes]:
+    key = secrets.token_bytes(_BYTES)
+    _write_private(path, base64.b64encode(key))
+    return KeyOrigin(source="file", name=path.name), key
+
+
 def _stored_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> bytes:
     match origin.source:
         case "keyring":
@@ -93,8 +144,8 @@ def _stored_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | No
         case "file":
             if not dev:
                 raise _locked(
-                    f"its key is in a file, which is for dev mode only; move {keystore.name} away, set "
-                    "TOOLGATE_PASSPHRASE, and set each secret anew: toolgate secrets set NAME"
+                    "its key is in a file, which is for dev mode only; set TOOLGATE_NEW_PASSPHRASE, and run: "
+                    "TOOLGATE_MODE=dev toolgate secrets rotate --key"
                 )
             return _from_file(keystore.with_name(origin.name))
 
@@ -140,6 +191,9 @@ def _write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path)
 
 
 def _locked(remedy: str) -> CredentialUnavailable:

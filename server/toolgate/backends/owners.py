@@ -11,14 +11,18 @@ import sqlite3
 from collections.abc import Container
 from pathlib import Path
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, or_, select, union
 
-from toolgate.backends.sql_tables import CLAIM, Prepared
+from toolgate.backends.sql_tables import CLAIM, LEASE, VAULT_RUN, Prepared
 
 _NEEDED = Prepared(
-    select(CLAIM.c.owner)
-    .where(or_(CLAIM.c.state == "in_progress", and_(CLAIM.c.state == "unknown", CLAIM.c.ended == 0)))
-    .distinct()
+    union(
+        select(CLAIM.c.owner).where(
+            or_(CLAIM.c.state == "in_progress", and_(CLAIM.c.state == "unknown", CLAIM.c.ended == 0))
+        ),
+        select(LEASE.c.owner),
+        select(VAULT_RUN.c.owner),
+    )
 )
 
 
@@ -78,6 +82,6 @@ def is_gone(folder: Path, owner: str) -> bool:
     return True
 
 
-def owners_of_open_claims(connection: sqlite3.Connection) -> set[str]:
-    """Give the owners of calls of which it is not known yet that they will send nothing any more."""
+def owners_needed(connection: sqlite3.Connection) -> set[str]:
+    """Give the owners of calls that may still be sent, and of leases that may still live."""
     return {row[0] for row in connection.execute(_NEEDED.text, _NEEDED.fixed)}

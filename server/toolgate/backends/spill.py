@@ -27,7 +27,7 @@ class Spilled(Record):
     state: State
     outcome: str
     until: int = Field(ge=0, lt=2**53)
-    lease: JsonObject | None
+    leases: tuple[JsonObject, ...]
     end: JsonObject
     salts: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]]
     """Of the end's commitments, hexadecimal."""

@@ -1,13 +1,14 @@
 """Calls of which nobody knows what became: taken for lost, asked about and resolved, each by an entry."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Integer, and_, bindparam, or_, select, update
 
+from toolgate.backends.lease_rows import LeaseRows
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, micros
 from toolgate.backends.sql_claims import Claimed, Claims
@@ -16,6 +17,7 @@ from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import LOST, Asked, Doubtful, EarlierCall, Finding, State
 from toolgate.core.errors import NothingRecorded
+from toolgate.core.lease import Lent
 from toolgate.core.outcome import Done, Failed, Outcome
 from toolgate.core.tool import Tool
 
@@ -49,6 +51,7 @@ class SqlDoubts:
         self, writer: SqliteWriter, entries: Entries, claims: Claims, *, now: Callable[[], datetime]
     ) -> None:
         self._writer, self._entries, self._claims, self._now = writer, entries, claims, now
+        self._leases = LeaseRows()
 
     def seen(self, batch: Batch, claimed: Claimed, tool: Tool | None) -> Claimed:
         """Give a claim as it stands now: a call whose owner is gone or late is taken for lost.
@@ -80,7 +83,9 @@ class SqlDoubts:
 
         return await self._writer.begin(work)
 
-    async def found(self, earlier: EarlierCall, asked: Asked, finding: Finding) -> None:
+    async def found(
+        self, earlier: EarlierCall, asked: Asked, finding: Finding, lent: Sequence[Lent] = ()
+    ) -> None:
         """Record what the system said, and settle the claim when that says enough."""
 
         def work(batch: Batch) -> None:
@@ -97,6 +102,10 @@ class SqlDoubts:
                 asked=asked.entry,
                 settles=state is not None,
             )
+            for one in lent:
+                returned = self._entries.returned(earlier, claimed.subject, one)
+                if self._leases.note_end(batch, returned):
+                    batch.append(returned)
             end = batch.append(entry)
             if state is not None:
                 outcome = finding.outcome if finding.outcome is not None else NOTHING_THERE

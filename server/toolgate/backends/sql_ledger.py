@@ -117,7 +117,7 @@ class SqlLedger:
             raise LedgerUnavailable("the call has another owner now")
 
     async def close(
-        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Sequence[Lent] = ()
     ) -> Closed:
         """Record the end and settle the claim; what cannot be recorded is kept outside, and withheld."""
         running = self._running[opened.intent]
@@ -126,7 +126,7 @@ class SqlLedger:
             opened=opened,
             owner=self._writer.owners.me,
             entry=self._entries.outcome(call, tool, names, opened, outcome),
-            lease=self._entries.lease(call, tool, names, opened, lent) if lent else None,
+            leases=tuple(self._entries.lease(call, tool, names, opened, one) for one in lent),
             settlement=Settlement(
                 state=state_after(outcome, resent=opened.resent),
                 outcome=stored(outcome),
@@ -212,7 +212,7 @@ class SqlLedger:
         self._running[opened.intent] = _Running(asked.names)
         unsent = Failed(code="cancelled_before_send", detail="the disk was too slow", retryable=True)
         with contextlib.suppress(LedgerUnavailable):  # then its end is kept outside
-            await self.close(asked.call, asked.tool, opened, unsent, None)
+            await self.close(asked.call, asked.tool, opened, unsent)
 
     def _try_to_open(  # noqa: PLR0911 - one for each thing that an earlier call can mean
         self, asked: "_Asked", batch: Batch

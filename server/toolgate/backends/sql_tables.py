@@ -191,6 +191,58 @@ class PolicyActivationRow(Stored, table=True):
     """The version that had the place before; an empty text for none."""
 
 
+class VaultRunRow(Stored, table=True):
+    """A token of a vault under which leases of one run are made, for as long as it may live."""
+
+    __tablename__: ClassVar[Any] = "vault_run"
+
+    accessor: str = Field(primary_key=True)
+    """By which it is ended, with all that was made under it; of no other use to anybody."""
+    intent: int
+    """Of the call for which it was made."""
+    call_id: str
+    tool: str
+    tenant: str
+    who: str
+    run: str
+    opened_at: int
+    until: int
+    """When it ends by itself, in microseconds since 1970-01-01 UTC."""
+    owner: str
+    """The process that holds it."""
+    state: str
+    """`open`; or `asked`: a person wants it ended."""
+
+
+class LeaseRow(Stored, table=True):
+    """A credential that was made for a call or a run, for as long as it may live."""
+
+    __tablename__: ClassVar[Any] = "lease"
+    __table_args__ = (Index("ix_lease_accessor", "accessor"),)
+
+    id: str = Field(primary_key=True)
+    accessor: str
+    """Of the run's token under which it was made; an empty text where there is none."""
+    intent: int
+    """Of the call for which it was made."""
+    call_id: str
+    tool: str
+    tenant: str
+    who: str
+    run: str
+    role: str
+    source: str
+    kind: str
+    scope: str
+    issued: int
+    """The entry that says so."""
+    lent_at: int
+    until: int
+    owner: str
+    state: str
+    """`out`; `ending`: it could not be given back yet; or `asked`: a person wants it ended."""
+
+
 class Prepared:
     """A statement of SQLAlchemy Core, spelled once for SQLite's driver.
 
@@ -212,3 +264,4 @@ def _table(row: type[Stored]) -> Table:
 ENTRY, NODE, TIP, CHECKPOINT = _table(EntryRow), _table(NodeRow), _table(TipRow), _table(CheckpointRow)
 CLAIM, PAYLOAD, PSEUDONYM = _table(ClaimRow), _table(PayloadRow), _table(PseudonymRow)
 VERSION, ACTIVATION = _table(PolicyVersionRow), _table(PolicyActivationRow)
+VAULT_RUN, LEASE = _table(VaultRunRow), _table(LeaseRow)

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from toolgate.core.errors import LedgerUnavailable
 
-SCHEMA: Final = "0003"
+SCHEMA: Final = "0004"
 """The newest revision under `migrations/versions`."""
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 

@@ -10,6 +10,8 @@ from typing import Final
 from toolgate.backends.checkpoints import EVERY, Checkpoints
 from toolgate.backends.endings import Endings
 from toolgate.backends.governing import Governing
+from toolgate.backends.lease_book import LeaseBook
+from toolgate.backends.lease_rows import LeaseRows
 from toolgate.backends.ledger_entries import Entries
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.pseudonyms import Pseudonyms
@@ -54,6 +56,7 @@ class SqliteLedger:
     endings: Endings
     entries: Entries
     pseudonyms: Pseudonyms
+    leases: LeaseBook
 
     async def aclose(self) -> None:
         """Finish what is queued and let go of the files."""
@@ -81,7 +84,7 @@ def open_sqlite_ledger(
     claims = Claims(writer.owners, files.kept)
     governing = Governing(writer, entries)
     doubts = SqlDoubts(writer, entries, claims, now=now)
-    endings = Endings(writer, claims, Spill(files.spill))
+    endings = Endings(writer, claims, LeaseRows(), Spill(files.spill))
     calls = SqlLedger(
         writer,
         entries,
@@ -101,4 +104,5 @@ def open_sqlite_ledger(
         endings=endings,
         entries=entries,
         pseudonyms=pseudonyms,
+        leases=LeaseBook(writer, entries, pseudonyms, governing, now=now),
     )

@@ -26,7 +26,7 @@ from toolgate import __version__
 from toolgate.backends.checkpoints import Checkpoints
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import FORM, Entry, entry_of, micros
-from toolgate.backends.owners import Owners, owners_of_open_claims
+from toolgate.backends.owners import Owners, owners_needed
 from toolgate.backends.sqlite_files import cause, connected, identity, prepare
 from toolgate.backends.writer_job import Job, tell
 from toolgate.core.errors import LedgerUnavailable
@@ -94,7 +94,7 @@ class SqliteWriter:
                 self.owners = Owners(Path(f"{path}.writers"))
                 prepare(path)
                 self._connection = connected(path)
-                self.owners.sweep(owners_of_open_claims(self._connection))
+                self.owners.sweep(owners_needed(self._connection))
                 self._file = identity(path)
                 checkpoints.guard(self._connection)
         except (OSError, SQLAlchemyError, sqlite3.Error) as error:
@@ -159,7 +159,7 @@ class SqliteWriter:
                 self._transact([], self._note("writer_stop", "stopped", program=__version__))
                 self._publish()
             with self._turn():
-                needed = owners_of_open_claims(self._connection)
+                needed = owners_needed(self._connection)
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 self._connection.close()
         except (sqlite3.Error, OSError, LedgerUnavailable) as error:

@@ -236,8 +236,9 @@ async def _take_up(
 
 
 async def _keep(house: House) -> None:
-    """Look after the ledger and calls in doubt; neither waits for the other."""
-    await asyncio.gather(_again_and_again(house.keep), _again_and_again(house.ask_around))
+    """Look after the ledger, calls in doubt and credentials; none waits for another."""
+    works = (house.keep, house.ask_around, house.lending.keep)
+    await asyncio.gather(*(_again_and_again(work) for work in works))
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:

@@ -1,10 +1,12 @@
 """Who asks, and what is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
+
+from pydantic import SecretStr
 
 from toolgate.core.canonical import canonical
 from toolgate.core.record import JsonObject, Record
@@ -55,6 +57,9 @@ class Call:
     """The caller insists: this is not a repetition by mistake."""
     trace: str | None = None
     """W3C `traceparent`, for correlation only."""
+    token: SecretStr | None = field(default=None, repr=False, compare=False)
+    """The caller's access token, for an exchange at its own issuer's token endpoint and for nothing else. It
+    lives in memory as long as the call."""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """READ THIS FIRST: the way of one call, and the only way to an effect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,13 +12,15 @@ from toolgate.core.call import Call, Caller
 from toolgate.core.claims import InDoubt, Opened, RunMovedOn, fault_in_key, in_doubt_still, with_derived_key
 from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
-from toolgate.core.lease import Lent
+from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Failed, Outcome, Refused, Unknown
 from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault, silent
 from toolgate.core.reconcile import Reconciler
+from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp, Shield
 from toolgate.core.tool import Tool
 from toolgate.core.turns import Turns
+from toolgate.core.withheld import quiet, value_without_secrets, without_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Gateway:
             return await self._refuse(book, call, None, _UNKNOWN_TOOL)
         call = with_derived_key(call, tool)
         if refused := _fault_in(call, tool):  # the rules were not asked, so how much may be kept is not known
-            return await self._refuse(book, call, tool.keeping("metadata"), refused)
+            return await self._refuse(book, call, tool.under("metadata"), refused)
         return await self.shield.run(partial(self._carry_through, book, call, tool, progress))
 
     async def _carry_through(
@@ -58,15 +60,15 @@ class Gateway:
             decision, opened = await self._open(book, call, tool)
         except LedgerUnavailable:
             return _unrecorded(call)
-        kept = _keeping(tool, decision)
+        obliged = _obliged(tool, decision)
         match opened:
             case Refused() as refused:
-                return await self._refuse(book, call, kept, refused, decision)
+                return await self._refuse(book, call, obliged, refused, decision)
             case Answer() as answer:
                 return answer.under(decision.obligations)
             case Opened():
-                outcome, lent = await self._attempt(call, kept, opened, progress, hang_up)
-                answer = await self._close(call, kept, opened, outcome, lent)
+                outcome, lent = await self._attempt(call, obliged, opened, progress, hang_up)
+                answer = await self._close(call, obliged, opened, outcome, lent)
                 return answer.under(decision.obligations)
 
     async def _open(
@@ -81,9 +83,9 @@ class Gateway:
                 decision = book.policy.decide(_question(call, tool, run))
                 if decision.verdict != "allow":
                     return decision, _in_words(decision)
-                opened = await self.ledger.open(call, _keeping(tool, decision), decision, book)
+                opened = await self.ledger.open(call, _obliged(tool, decision), decision, book)
             if isinstance(opened, InDoubt):
-                opened = await self._find_out(call, _keeping(tool, decision), opened, decision, book)
+                opened = await self._find_out(call, _obliged(tool, decision), opened, decision, book)
             if not isinstance(opened, RunMovedOn):
                 return decision, opened
         return decision, _RUN_TOO_BUSY
@@ -103,27 +105,36 @@ class Gateway:
 
     async def _attempt(
         self, call: Call, tool: Tool, opened: Opened, progress: Progress, hang_up: HangUp
-    ) -> tuple[Outcome, Lent | None]:
-        lent: Lent | None = None
+    ) -> tuple[Outcome, Sequence[Lent]]:
+        """Act with a credential that is lent for this attempt, and taken back before anybody is answered."""
+        lent: Sequence[Lent] = ()
         try:
-            async with self.vault.borrow(tool, call) as lease:
-                if lease is not None:
-                    lent = Lent(id=lease.id, role=tool.terms.credential, static=lease.static)
-                act = Act(
-                    call=call,
-                    opened=opened,
-                    lease=lease,
-                    remember=partial(self.ledger.remember, opened),
-                    progress=progress,
-                    hang_up=hang_up,
-                )
-                outcome = await self.tools.run(tool, act)
+            lease = await self.vault.lend(tool, call, opened)
         except CredentialUnavailable as error:
-            outcome = Failed(code=error.code, detail=str(error), retryable=error.retryable)
+            outcome: Outcome = Failed(code=error.code, detail=str(error), retryable=error.retryable)
+            return (in_doubt_still(outcome) if opened.resent else outcome), lent
+        act = Act(
+            call=call,
+            opened=opened,
+            lease=lease,
+            remember=partial(self._remember, opened, lease),
+            progress=quiet(progress, lease),
+            hang_up=hang_up,
+        )
+        ended: Outcome | None = None
+        try:
+            ended = outcome = await self.tools.run(tool, act)
+        finally:
+            if lease is not None:
+                lent = await self.vault.take_back(lease, ended)
+        outcome = without_secrets(outcome, lease)
         return (in_doubt_still(outcome) if opened.resent else outcome), lent
 
+    async def _remember(self, opened: Opened, lease: Lease | None, value: JsonObject) -> None:
+        await self.ledger.remember(opened, value_without_secrets(value, lease))
+
     async def _close(
-        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Sequence[Lent]
     ) -> Answer:
         try:
             closed = await self.ledger.close(call, tool, opened, outcome, lent)
@@ -152,9 +163,10 @@ def _question(call: Call, tool: Tool, run: tuple[Past, ...] | None) -> Question:
     return Question(caller=call.caller, tool=tool, arguments=call.arguments, at=call.received_at, run=run)
 
 
-def _keeping(tool: Tool, decision: Decision) -> Tool:
-    """Give the tool on terms by which the ledger keeps no more than the rules say."""
-    return tool.keeping(decision.obligations.least(tool.terms.capture))
+def _obliged(tool: Tool, decision: Decision) -> Tool:
+    """Give the tool on terms that are as strict as the rules oblige to."""
+    obligations = decision.obligations
+    return tool.under(obligations.least(tool.terms.capture), require_dynamic=obligations.dynamic)
 
 
 def _fault_in(call: Call, tool: Tool) -> Refused | None:

@@ -1,4 +1,4 @@
-"""What a decision obliges the gate to do with a call's result and with its record."""
+"""What a decision obliges the gate to do with a call's result, its record and its credential."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,20 @@ class Obligations:
     """How many items each list at the top of the result has at most."""
     capture: Capture | None = None
     """What the ledger keeps of the call at most."""
+    dynamic: bool = False
+    """Whether only a credential is lent that ends with the call or its run."""
 
     def spelled(self) -> list[str]:
         """Write them as the `with` cell of a rule has them, in a fixed order."""
         parts = [f"mask={'|'.join(sorted(self.mask))}"] if self.mask else []
         parts += [f"rows={self.rows}"] if self.rows is not None else []
-        return parts + ([f"capture={self.capture}"] if self.capture else [])
+        parts += [f"capture={self.capture}"] if self.capture else []
+        return parts + (["credential=dynamic"] if self.dynamic else [])
+
+    @property
+    def of_the_result(self) -> "Obligations":
+        """Those that are about what the caller sees."""
+        return Obligations(self.mask, self.rows)
 
     def on(self, result: JsonObject) -> JsonObject:
         """Give what the caller may see of `result`."""
@@ -45,17 +53,19 @@ class Obligations:
 
 
 def together(obligations: Iterable[Obligations]) -> Obligations:
-    """Join what several rules oblige to: every mask, the fewest rows, the least capture."""
+    """Join what several rules oblige to: of each kind the strictest, and every mask."""
     mask: frozenset[str] = frozenset()
     rows: int | None = None
     capture: Capture | None = None
+    dynamic = False
     for one in obligations:
         mask |= one.mask
         if one.rows is not None:
             rows = one.rows if rows is None else min(rows, one.rows)
         if one.capture is not None:
             capture = one.least(capture) if capture else one.capture
-    return Obligations(mask, rows, capture)
+        dynamic = dynamic or one.dynamic
+    return Obligations(mask, rows, capture, dynamic)
 
 
 def _masked(value: Json, names: frozenset[str]) -> Json:

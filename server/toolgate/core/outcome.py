@@ -79,5 +79,5 @@ class Answer(Record):
         seen = obligations.on(self.outcome.value)
         if seen == self.outcome.value:
             return self
-        shown = tuple(said for said in obligations.spelled() if not said.startswith("capture="))
-        return self.model_copy(update={"outcome": Done(value=seen), "hidden": shown})
+        hidden = tuple(obligations.of_the_result.spelled())
+        return self.model_copy(update={"outcome": Done(value=seen), "hidden": hidden})

@@ -1,7 +1,6 @@
 """What the gateway needs of the outside, in as few words as it uses."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,7 +85,7 @@ class Ledger(Protocol):
         ...
 
     async def close(
-        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Lent | None
+        self, call: Call, tool: Tool, opened: Opened, outcome: Outcome, lent: Sequence[Lent] = ()
     ) -> Closed:
         """Record the end and settle the claim, unless the attempt had been taken for lost."""
         ...
@@ -105,8 +104,13 @@ class Doubts(Protocol):
         """Record that the system is about to be asked; None when it was asked a moment ago, or is settled."""
         ...
 
-    async def found(self, earlier: EarlierCall, asked: Asked, finding: Finding) -> None:
-        """Record what the system said, and settle the claim when that says enough."""
+    async def found(
+        self, earlier: EarlierCall, asked: Asked, finding: Finding, lent: Sequence[Lent] = ()
+    ) -> None:
+        """Record what the system said, and settle the claim when that says enough.
+
+        `lent` is with what it was asked, as that was taken back.
+        """
         ...
 
     async def sweep(self, find: Callable[[str], Tool | None]) -> list[Doubtful]:
@@ -117,8 +121,19 @@ class Doubts(Protocol):
 class Vault(Protocol):
     """Lends credentials."""
 
-    def borrow(self, tool: Tool, call: Call) -> AbstractAsyncContextManager[Lease | None]:
-        """Lend the credential that `tool` needs for one call; raises `CredentialUnavailable`."""
+    async def lend(self, tool: Tool, call: Call, opened: Opened) -> Lease | None:
+        """Lend the credential that `tool` needs; None where it needs none. There is none without an intent.
+
+        Raises:
+            CredentialUnavailable: there is none; whatever was made on the way has been given back.
+        """
+        ...
+
+    async def take_back(self, lease: Lease, outcome: Outcome | None = None) -> tuple[Lent, ...]:
+        """End a lease, or see to it that it will be ended; say what became of it. Never raises.
+
+        `outcome` is what was done with it: one that the system did not take is not lent again.
+        """
         ...
 
 

@@ -1,15 +1,18 @@
 """Finding out what became of a call whose outcome is unknown: the system is asked, never told again."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from toolgate.core.call import Call
 from toolgate.core.claims import EarlierCall, Finding, Opened
 from toolgate.core.errors import CredentialUnavailable
+from toolgate.core.lease import Lease, Lent
+from toolgate.core.outcome import Done
 from toolgate.core.ports import Act, Doubts, Tools, Vault, silent
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
 from toolgate.core.tool import Tool
+from toolgate.core.withheld import without_secrets
 
 CANNOT_TELL = Finding(verdict="cannot_tell")
 
@@ -33,8 +36,8 @@ class Reconciler:
         asked = await self.doubts.asked(earlier, tool)
         if asked is None:
             return CANNOT_TELL
-        finding = await self._ask(call, tool, earlier)
-        await self.doubts.found(earlier, asked, finding)
+        finding, lent = await self._ask(call, tool, earlier)
+        await self.doubts.found(earlier, asked, finding, lent)
         return finding
 
     async def go_round(self, find: Callable[[str], Tool | None]) -> int:
@@ -54,7 +57,7 @@ class Reconciler:
                 asked += 1
         return asked
 
-    async def _ask(self, call: Call, tool: Tool, earlier: EarlierCall) -> Finding:
+    async def _ask(self, call: Call, tool: Tool, earlier: EarlierCall) -> tuple[Finding, Sequence[Lent]]:
         opened = Opened(
             call_id=earlier.call_id,
             intent=earlier.intent,
@@ -62,18 +65,29 @@ class Reconciler:
             remembered=earlier.remembered,
         )
         try:
-            async with self.vault.borrow(tool, call) as lease:
-                act = Act(
-                    call=call,
-                    opened=opened,
-                    lease=lease,
-                    remember=_nothing_to_remember,
-                    progress=silent,
-                    hang_up=HangUp(),
-                )
-                return await self.tools.look_up(tool, act)
+            lease = await self.vault.lend(tool, call, opened)
         except CredentialUnavailable:
-            return CANNOT_TELL
+            return CANNOT_TELL, ()
+        act = Act(
+            call=call,
+            opened=opened,
+            lease=lease,
+            remember=_nothing_to_remember,
+            progress=silent,
+            hang_up=HangUp(),
+        )
+        lent: Sequence[Lent] = ()
+        try:
+            finding = _without_secrets(await self.tools.look_up(tool, act), lease)
+        finally:
+            if lease is not None:
+                lent = await self.vault.take_back(lease)
+        return finding, lent
+
+
+def _without_secrets(finding: Finding, lease: Lease | None) -> Finding:
+    outcome = None if finding.outcome is None else without_secrets(finding.outcome, lease)
+    return replace(finding, outcome=outcome) if isinstance(outcome, Done) else finding
 
 
 async def _nothing_to_remember(_value: JsonObject) -> None:

@@ -1,14 +1,16 @@
 """A tool: one operation of one system, admitted on terms."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from toolgate.adapter.context import Effect, SignIn
+from toolgate.adapter.context import Effect
 from toolgate.core.arguments import Schema
 from toolgate.core.canonical import digest
+from toolgate.core.credential_roles import CredentialRole
 from toolgate.core.record import Json, Record
 
 Duplicates = Literal["key", "natural", "query", "none"]
@@ -33,6 +35,8 @@ class Terms(Record):
     """OAuth scopes that the caller's token must have."""
     credential: str
     """A role of the manifest's `[credentials]`, or `none`."""
+    require_dynamic: bool = False
+    """Whether a credential whose secret outlives the call will not do."""
     without_key: WithoutKey = "guard"
     """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed.
     `guard` concerns writes and destroys; a read without a key is not guarded."""
@@ -45,22 +49,6 @@ class Terms(Record):
     look-up that finds nothing show that nothing happened."""
     key_ttl: float = Field(default=86_400, gt=0, le=31_536_000)
     """Seconds for which the system remembers a forwarded key, for `duplicates = "key"`."""
-
-
-class CredentialRole(Record):
-    """A role of the manifest: which secret, and how a client signs in with it."""
-
-    secret: str = Field(min_length=1)
-    """The name of the secret where leases come from: a keystore entry."""
-    sign_in: SignIn
-    header: str = ""
-    """The header that carries it, for `sign_in = "header"` and only there."""
-
-    @model_validator(mode="after")
-    def _header_where_it_is_used(self) -> "CredentialRole":
-        if (self.sign_in == "header") == (not self.header):
-            raise ValueError('say header for sign_in = "header", and only there')
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +68,25 @@ class Tool:
     output: Schema
     credential: CredentialRole | None
     """What it signs in with; None when it needs nothing."""
+    helpers: Mapping[str, CredentialRole] = field(default_factory=dict[str, CredentialRole], hash=False)
+    """The other roles of its manifest, by name: what `credential` itself may need."""
 
     @cached_property
-    def _kept_less(self) -> "dict[Capture, Tool]":
+    def _stricter(self) -> "dict[tuple[Capture, bool], Tool]":
         return {}
 
-    def keeping(self, capture: Capture) -> "Tool":
-        """Give the same tool on terms by which the ledger keeps `capture` of a call."""
-        if capture == self.terms.capture:
+    def under(self, capture: Capture, *, require_dynamic: bool = False) -> "Tool":
+        """Give the same tool on terms by which the ledger keeps `capture` of a call.
+
+        With `require_dynamic` its credential must end with the call or its run, whatever the manifest says.
+        """
+        require_dynamic = require_dynamic or self.terms.require_dynamic
+        if (capture, require_dynamic) == (self.terms.capture, self.terms.require_dynamic):
             return self
-        known = self._kept_less.get(capture)
+        known = self._stricter.get((capture, require_dynamic))
         if known is None:
-            terms = self.terms.model_copy(update={"capture": capture})
-            known = self._kept_less[capture] = replace(self, terms=terms)
+            terms = self.terms.model_copy(update={"capture": capture, "require_dynamic": require_dynamic})
+            known = self._stricter[capture, require_dynamic] = replace(self, terms=terms)
         return known
 
     @cached_property

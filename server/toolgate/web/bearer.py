@@ -7,6 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
@@ -14,6 +15,8 @@ from toolgate.core.call import Caller
 from toolgate.core.identity import BadToken
 
 CALLER: Final = "toolgate.caller"
+TOKEN: Final = "toolgate.token"  # noqa: S105 - a key
+"""The verified token itself, as a `SecretStr`, for the call alone: an exchange at its issuer may need it."""
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 
 
@@ -87,6 +90,7 @@ class Bearer:
         except BadToken as error:
             self._reject(_source(scope), str(error))
             return self._resource.challenge(str(error))
+        scope[TOKEN] = SecretStr(token)
         return None
 
 

@@ -8,7 +8,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -23,6 +23,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Too
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import SecretStr
 
 from toolgate import __version__
 from toolgate.adapter.context import Progress
@@ -31,6 +32,7 @@ from toolgate.core.call import Call, Caller, KeySource
 from toolgate.core.gateway import Gateway
 from toolgate.core.outcome import Answer
 from toolgate.core.record import JsonObject
+from toolgate.web.bearer import TOKEN
 from toolgate.web.present import AGAIN, KEY, ORDINAL, QUESTION, RUN, STEP, shown, told
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
@@ -57,6 +59,8 @@ class Asked:
     """What the person behind the client answered to the question that the call ended with before."""
     declined: bool = False
     """The person did not want to answer."""
+    token: SecretStr | None = field(default=None, repr=False)
+    """The caller's access token; over stdio there is none."""
 
     @property
     def can_ask(self) -> bool:
@@ -119,6 +123,7 @@ class McpServer:
             declined=asked.declined,
             again=asked.meta.get(AGAIN) is True,
             trace=_trace(asked.meta.get("traceparent")),
+            token=asked.token,
         )
         return await self._gateway.carry_out(call, progress)
 
@@ -165,6 +170,7 @@ class McpServer:
             keys=request.headers.getlist("idempotency-key") if request is not None else [],
             answers=_content_of(answered),
             declined=answered is not None and answered.action != "accept",
+            token=request.scope.get(TOKEN) if request is not None else None,
         )
         answer = await self.answer(asked, context.session.report_progress)
         return told(answer, params.name, can_ask=asked.can_ask)

@@ -17,9 +17,8 @@ from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 from starlette.types import Scope, Send
 
-from toolgate.core.call import Caller
 from toolgate.core.record import Json, JsonObject
-from toolgate.web.bearer import CALLER
+from toolgate.web.bearer import CALLER, TOKEN
 from toolgate.web.mcp_server import Asked, McpServer
 from toolgate.web.present import spelled
 
@@ -93,13 +92,13 @@ def _request(scope: Scope, body: bytes) -> _Request | None:
             "method": "tools/call",
             "params": dict() as params,
         }:
-            asked = _asked(params, headers, scope[CALLER])
+            asked = _asked(params, headers, scope)
         case _:
             return None
     return _Request(id=id_, asked=asked) if asked is not None and _is_id(id_) else None
 
 
-def _asked(params: JsonObject, headers: dict[bytes, bytes], caller: Caller) -> Asked | None:
+def _asked(params: JsonObject, headers: dict[bytes, bytes], scope: Scope) -> Asked | None:
     tool, arguments, meta = params.get("name"), params.get("arguments", {}), params.get("_meta")
     if not (isinstance(tool, str) and isinstance(arguments, dict) and isinstance(meta, dict)):
         return None
@@ -107,7 +106,9 @@ def _asked(params: JsonObject, headers: dict[bytes, bytes], caller: Caller) -> A
         return None
     key = headers.get(b"idempotency-key")
     keys = [] if key is None else [key.decode("latin-1")]
-    return Asked(caller=caller, tool=tool, arguments=arguments, meta=meta, keys=keys)
+    return Asked(
+        caller=scope[CALLER], tool=tool, arguments=arguments, meta=meta, keys=keys, token=scope[TOKEN]
+    )
 
 
 def _headers(scope: Scope, body: bytes) -> dict[bytes, bytes] | None:

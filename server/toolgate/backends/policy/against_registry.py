@@ -124,6 +124,9 @@ class _Check:
             problem = self._obligations.rows_fault(rule.obligations.rows, tools)
             if problem:
                 yield self._fault(rule, _WITH, problem, "correct rows=, or narrow the rule's tools")
+        if rule.obligations.dynamic and (problem := self._obligations.dynamic_fault(tools)):
+            remedy = "give one of them a dynamic role in its manifest, or correct the rule's tools"
+            yield self._fault(rule, _WITH, problem, remedy)
 
     def _type_faults(self, when: Condition, tools: Sequence[Tool]) -> Iterator[tuple[Tool, TypeFault]]:
         """Give what the types say; a name that is guarded by `has()` is one if any of the tools has it."""

@@ -315,6 +315,8 @@ class _Duty:
             left.capture is None or _CAPTURES.index(left.capture) > _CAPTURES.index(capture)
         ):
             yield f"capture={capture}{suffix}"
+        if self.what.dynamic and not left.dynamic:
+            yield f"credential=dynamic{suffix}"
 
 
 def _merged(shifts: Iterable[Shift]) -> list[Shift]:

@@ -1,4 +1,4 @@
-"""Whether tools have what a rule obliges to hide or to shorten, and may answer without it."""
+"""Whether tools have what a rule obliges to hide, to shorten or to sign in with."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -15,7 +15,7 @@ _INSIDE: Final = ("items", "additionalProperties", "$ref")
 
 
 class ObligationChecks:
-    """Asks output schemas, each once for a question."""
+    """Asks tools; their output schemas each once for a question."""
 
     def __init__(self) -> None:
         self._fields: dict[int, tuple[Schema, Mapping[str, list[Json]]]] = {}
@@ -43,6 +43,14 @@ class ObligationChecks:
                 if least > rows:
                     return f"{tool.name} answers with at least {least} items of {name}"
         return None if found else "no tool that the rule can match has a list at the top of its result"
+
+    def dynamic_fault(self, tools: Sequence[Tool]) -> str | None:
+        """Say why no call of `tools` could have a credential that ends with it, or None."""
+        if any(tool.credential is not None and not tool.credential.static for tool in tools):
+            return None
+        if all(tool.credential is None for tool in tools):
+            return "no tool that the rule can match signs in with a credential"
+        return "each tool that the rule can match signs in with a static credential: it would only be refused"
 
     def _fields_of(self, schema: Schema) -> Mapping[str, list[Json]]:
         known = self._fields.get(id(schema))

@@ -51,8 +51,9 @@ _EFFECTS: Final[Mapping[str, tuple[Effect, bool]]] = {
     "shadow-allow": ("allow", True),
     "shadow-deny": ("deny", True),
 }
-_OBLIGATIONS: Final = "this version enforces mask=FIELD|FIELD, rows=NUMBER and capture=" + "|".join(
-    get_args(Capture)
+_OBLIGATIONS: Final = (
+    "this version enforces mask=FIELD|FIELD, rows=NUMBER, credential=dynamic and capture="
+    + "|".join(get_args(Capture))
 )
 
 
@@ -363,7 +364,7 @@ def obligations_in(text: str) -> Obligations:
         if name in said:
             raise ValueError(f"{name} is said twice")
         said[name] = value
-    if strangers := said.keys() - {"mask", "rows", "capture"}:
+    if strangers := said.keys() - {"mask", "rows", "capture", "credential"}:
         raise ValueError(f"the obligation {min(strangers)[:40]!r} would not be enforced")
     mask = (
         frozenset(field.strip() for field in said["mask"].split("|")) if "mask" in said else frozenset[str]()
@@ -375,10 +376,13 @@ def obligations_in(text: str) -> Obligations:
         raise ValueError(f"rows is {said['rows'][:40]!r}")
     if "capture" in said and said["capture"] not in get_args(Capture):
         raise ValueError(f"capture is {said['capture'][:40]!r}")
+    if said.get("credential", "dynamic") != "dynamic":
+        raise ValueError(f"credential is {said['credential'][:40]!r}")
     return Obligations(
         mask=mask,
         rows=int(said["rows"]) if "rows" in said else None,
         capture=cast("Capture", said["capture"]) if "capture" in said else None,
+        dynamic="credential" in said,
     )
 
 

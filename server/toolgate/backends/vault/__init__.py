@@ -1,0 +1,1 @@
+"""Credentials that a vault makes for one call: HashiCorp Vault and OpenBao."""
