@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 T ?=
 
-.PHONY: help run demo test check format bench crash torture lock clean
+.PHONY: help run demo vault test check format bench crash torture lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,6 +16,9 @@ run: $(VENV)/.run ## serve the gate before a real issue tracker and a CRM, with 
 
 demo: $(VENV)/.run ## the same, and tell the story as an MCP client; exits 0 only if all of it happened
 	@$(BIN)/python -m examples.demo.story
+
+vault: $(VENV)/.dev ## the gate before OpenBao and PostgreSQL, a database user for each call (KEEP=1 to stay up)
+	@$(BIN)/python -m examples.vault.run $(if $(KEEP),--keep)
 
 test: $(VENV)/.dev ## run the tests (T="-k name" for some)
 	$(BIN)/python -m pytest $(if $(T),--no-cov $(T))
@@ -39,6 +42,7 @@ bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.stages
 	$(BIN)/python -m bench.policy
+	$(BIN)/python -m bench.credentials
 
 crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times, and see that every promise is kept
 	$(BIN)/python -m tests.torture --kills 300 --seed $(or $(SEED),1) --at-once 3

@@ -1,0 +1,1 @@
+"""What `make vault` runs: a vault, a database, and the gate between them and its callers."""

@@ -1,0 +1,13 @@
+-- What belongs to TENANT, and two groups for those who read it or change it.
+CREATE SCHEMA TENANT;
+CREATE TABLE TENANT.customer (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    credit INTEGER NOT NULL DEFAULT 0
+);
+CREATE ROLE TENANT_read;
+CREATE ROLE TENANT_write;
+GRANT USAGE ON SCHEMA TENANT TO TENANT_read, TENANT_write;
+GRANT SELECT ON TENANT.customer TO TENANT_read, TENANT_write;
+GRANT UPDATE (credit) ON TENANT.customer TO TENANT_write;
+GRANT TENANT_read, TENANT_write TO vault WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
