@@ -191,7 +191,7 @@ class Builder:
         self.story.at += self.story.pause()
         outcome = self.story.outcome(fate)
         if self._leases:
-            lent = Lent(id=call.id, role="agent", static=True)
+            lent = Lent(id=call.id, role="agent")
             batch.append(self._entries.lease(call, tool, names, opened, lent))
         self._last = batch.append(self._entries.outcome(call, tool, names, opened, outcome))
         if opened.claimed:
