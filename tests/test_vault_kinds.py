@@ -1,6 +1,8 @@
 """Every kind of credential that a vault gives: what is lent, what the ledger says of it, what is refused."""
 
+import io
 import json
+import logging
 import ssl
 import threading
 from collections.abc import AsyncGenerator, Generator
@@ -285,3 +287,23 @@ async def test_whatever_a_vault_answers_the_call_ends_with_a_reason(
     assert len(seen) == 1
     assert "X-Vault-Token" not in seen[0]
     assert "SECRETSECRET" not in caplog.text + str(refused.value)
+
+
+async def test_a_log_that_cannot_be_written_does_not_tell_what_the_vault_answered(
+    deployment: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    handler = logging.StreamHandler(closed)  # it complains on stderr, with the error that is being handled
+    logging.getLogger("toolgate").addHandler(handler)
+    try:
+        with impostor(500, b'{"errors": ["failed for s.SECRETSECRETSECRETSECRET"]}') as (address, _):
+            async with before(deployment, address).open() as gate:
+                with pytest.raises(CredentialUnavailable):
+                    await lent(gate, KV)
+    finally:
+        logging.getLogger("toolgate").removeHandler(handler)
+
+    said = capfd.readouterr().err
+    assert "Logging error" in said
+    assert "SECRETSECRET" not in said

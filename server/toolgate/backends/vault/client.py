@@ -184,9 +184,10 @@ class VaultClient:
         except VaultFault:
             raise
         except (refusals.VaultError, requests.RequestException, ValueError, OSError) as error:
-            # Neither the error's text nor the error itself goes on: both may show what was sent or answered.
-            fault = _fault_of(error)
-            log.warning("the vault, asked at %s: %s (%s)", _shape(path), fault.code, type(error).__name__)
+            fault, name = _fault_of(error), type(error).__name__
+        # Only now: the error may show what was sent or answered, and what is logged or raised while it is
+        # being handled may tell it along.
+        log.warning("the vault, asked at %s: %s (%s)", _shape(path), fault.code, name)
         raise fault
 
     def _adapter(self, token: SecretStr, call: str) -> RawAdapter:
