@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ from typing import Literal
 import pytest
 
 from tests.gate_on_scripted_system import rig
+from tests.torture.tree import VERIFIER
 from toolgate.core.outcome import Done, Failed, Unknown
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +38,21 @@ async def test_what_the_system_has_is_the_answer_and_is_not_done_again(tmp_path:
     entries = kinds(tmp_path)
     assert ("reconcile", "asked") in entries
     assert entries.index(("reconcile", "asked")) < entries.index(("reconcile", "found"))
+
+
+async def test_a_look_ups_credential_stands_in_the_ledger_and_the_verifier_takes_it(tmp_path: Path) -> None:
+    async with rig(tmp_path, duplicates="query") as gate:
+        gate.desk.behaviour = "unknown"
+        await gate.call(key=KEY)
+        await gate.call(key=KEY)
+
+    told = kinds(tmp_path)
+    ended, looked = [at for at, entry in enumerate(told) if entry == ("lease", "given_back")]
+    assert ended < told.index(("outcome", "upstream_unknown")) < told.index(("reconcile", "asked")) < looked
+    verify = [sys.executable, str(VERIFIER), "ledger", str(tmp_path / "ledger.db")]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, "consistent with itself, and no checkpoint from outside"
+    assert "TAMPERED" not in done.stdout
 
 
 async def test_what_the_system_has_not_is_done_after_the_quiet_period_and_no_sooner(tmp_path: Path) -> None:

@@ -540,7 +540,8 @@ class Grammar:
     """Checks that the entries tell a possible story.
 
     It remembers a byte for each entry, the call of each intent that is open, each writer's count, which
-    credentials and run tokens are out, and which versions of the policy were activated.
+    credentials and run tokens are out, which calls were asked about, and which versions of the policy
+    were activated.
     """
 
     def __init__(self) -> None:
@@ -552,6 +553,9 @@ class Grammar:
         """The ids of those that are out, by the entry that lent them."""
         self._runs: set[str] = set()
         """The accessors of tokens that are open."""
+        self._asked: set[int] = set()
+        """The intents of calls whose system was asked about them: a look-up has a credential too, and several
+        processes may ask."""
         self._versions: set[str] = set()
         self._places: dict[str, str] = {}
         """Which version of the policy is in force, and which beside it in shadow."""
@@ -612,7 +616,9 @@ class Grammar:
         if mark is None or mark < _OPEN or type(intent) is not int:
             raise Wrong(f"intent {intent!a:.40} is no earlier entry of kind intent")
         if kind == "lease":
-            self._lease(index, entry, ended=mark == _ENDED)
+            self._lease(index, entry, ended=mark == _ENDED and intent not in self._asked)
+        if kind == "reconcile":
+            self._asked.add(intent)
         if kind == "unknown" and mark == _OPEN:
             self._marks[intent] = _LOST
             self._calls.pop(intent, None)
