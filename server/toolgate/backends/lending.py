@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -13,7 +12,7 @@ from pydantic import SecretStr
 from toolgate.core.call import Call
 from toolgate.core.claims import Opened
 from toolgate.core.credential_roles import CredentialRole, OAuthRole, VaultRole
-from toolgate.core.errors import CredentialUnavailable
+from toolgate.core.errors import CredentialUnavailable, without_values
 from toolgate.core.lease import PARTS, Lease, LeaseSource, Lent
 from toolgate.core.outcome import Failed, Outcome
 from toolgate.core.record import JsonObject
@@ -122,7 +121,7 @@ class Lending:
             problem = f"there was no credential within the tool's {tool.terms.timeout:g} s"
             raise CredentialUnavailable("credential_timeout", problem, retryable=True) from None
         except Exception as error:  # the intent is recorded, and must get an end
-            log.error("call %s: no credential of role %s: %s", call.id, wanted.name, _place_of(error))  # noqa: TRY400
+            log.error("call %s: no credential of role %s: %s", call.id, wanted.name, without_values(error))  # noqa: TRY400
             problem = "the credential could not be lent; the gate's log says why"
             raise CredentialUnavailable("credential_error", problem, retryable=True) from error
 
@@ -134,7 +133,8 @@ class Lending:
             try:
                 said.append(await self._sources[one.lent.source].take_back(one, refused=refused))
             except Exception as error:  # noqa: BLE001 - the call has been done, and its end must be recorded
-                log.error("a credential of role %s was not taken back: %s", one.lent.role, _place_of(error))  # noqa: TRY400
+                problem = without_values(error)
+                log.error("a credential of role %s was not taken back: %s", one.lent.role, problem)  # noqa: TRY400
                 said.append(one.lent.model_copy(update={"end": "queued"}))
         return tuple(said)
 
@@ -216,12 +216,6 @@ def _too_short(role: VaultRole, timeout: float) -> Iterator[tuple[str, str]]:
     if role.ttl < least:
         problem = f"with ttl = {role.ttl} it could end in the middle of a call, which may take {timeout:g} s"
         yield problem, f"say ttl = {least} or more, or a shorter timeout of the tool"
-
-
-def _place_of(error: Exception) -> str:
-    """Say what went wrong and where; the message itself may hold what must not be told."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at " + " < ".join(f"{f.name}:{f.lineno}" for f in frames[::-1])
 
 
 def static_lease(wanted: Wanted, secret: SecretStr) -> Lease:
