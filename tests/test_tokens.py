@@ -84,7 +84,7 @@ FORM, LACKS = (
         (claims(iss=f"{ISSUER}/"), "its issuer is not trusted here"),
         (claims("iss"), "its issuer is not trusted here"),
         (claims(iss=[ISSUER]), "its issuer is not trusted here"),
-        (claims(exp=str(NOW + 600)), FORM),
+        (claims(exp=str(NOW + 86_400)), FORM),
         (claims(sub="\ud800"), FORM),
         (claims(scope=7), FORM),
         (claims(scope=["a", 7]), FORM),
