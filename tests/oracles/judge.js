@@ -2,9 +2,8 @@
 "use strict";
 const { createPublicKey } = require("crypto");
 const { readFileSync } = require("fs");
-const { join } = require("path");
 
-const { verifyTLogInclusion } = require(join(process.argv[2], "node_modules/@sigstore/verify/dist/tlog"));
+const { verifyTLogInclusion } = require("./node_modules/@sigstore/verify/dist/tlog");
 
 function accepts({ log, entry, index, hashes, checkpoint }) {
   const logID = Buffer.from(log.id, "hex");
