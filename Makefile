@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 T ?=
 
-.PHONY: help run demo vault test check format bench crash torture lock clean
+.PHONY: help run demo vault test check format bench clients conformance crash torture lock pin clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,23 +38,35 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server
+bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server, and on FastMCP with auth, rate limits and logging
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.stages
 	$(BIN)/python -m bench.policy
 	$(BIN)/python -m bench.credentials
 
+clients: $(VENV)/.dev ## let eight MCP clients list, read, write, repeat and be refused (NAMES="fastmcp inspector" for some)
+	@$(BIN)/python -m examples.clients.run --types $(NAMES)
+
+conformance: $(VENV)/.dev ## run the official MCP conformance suite against the gate (PAGE=file writes what was seen)
+	$(BIN)/python -m tests.conformance.run $(if $(PAGE),--page $(PAGE))
+
 crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times, and see that every promise is kept
 	$(BIN)/python -m tests.torture --kills 300 --seed $(or $(SEED),1) --at-once 3
 
-torture: $(VENV)/.dev ## the same, 3000 times, and write docs/reference/torture.md
+torture: $(VENV)/.dev ## the same, 3000 times, and write docs/reference/torture.md; then fire at a gate for ten minutes
 	$(BIN)/python -m tests.torture --kills 3000 --seed $(or $(SEED),100) --at-once 3 --page docs/reference/torture.md
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lock: $(VENV)/.dev ## write the lock files anew
 	./requirements/lock.sh
 
+pin: $(VENV)/.dev ## pin the operations that the shipped registries admit, once they are reviewed
+	$(BIN)/toolgate registry lock --root server/toolgate/starter
+	$(BIN)/toolgate registry lock --root examples/vault/gate
+	TOOLGATE_REGISTRY=$(CURDIR)/registry $(BIN)/toolgate registry lock --root server/toolgate/starter
+
 clean: ## remove what was made
-	rm -rf $(VENV) .demo .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .clients .demo .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 
 # uv installs in seconds what takes pip half a minute; where it cannot reach its index, pip does it.
 define install

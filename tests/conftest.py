@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.canaries import secrets_in, secrets_under
+from tests.serving import serving
+from tests.wire import LIMITS, Gate, wired
 from toolgate.cli.local import named_caller
 from toolgate.core.call import Call, Caller
 from toolgate.core.outcome import Answer
@@ -57,6 +59,16 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(starter: Path, tmp_path: Path) -> Path:
     """A starter deployment of the test's own: notes in SQLite, callers `member` and `reader`."""
     return Path(shutil.copytree(starter, tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def wire_gate(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
+    """A gate with narrow limits, for tests that send it bytes; it serves all of them, one after another."""
+    root = Path(shutil.copytree(starter, tmp_path_factory.mktemp("wire") / "root"))
+    with (root / "toolgate.toml").open("a", encoding="utf-8") as settings:
+        settings.write(LIMITS)
+    with serving(root) as served, wired(served) as gate:
+        yield gate
 
 
 @pytest.fixture

@@ -379,6 +379,7 @@ def _tool(desk: Desk, terms: Terms) -> AdmittedTool:
         input=Schema(closed(Amount.model_json_schema())),
         output=Schema(Receipt.model_json_schema(mode="serialization")),
         credential=FileRole(secret="s", sign_in="bearer"),
+        adapter="desk",
         run_by=operation,
         connector=desk,
     )

@@ -98,6 +98,9 @@ class KeyServer:
         """In place of the keys."""
         self.status = 200
         self.asked = 0
+        self.hangs = threading.Event()
+        """Clear while it hangs."""
+        self.hangs.set()
         self.uri = ""
 
     def trusted(self, **more: Any) -> TrustedIssuer:  # noqa: ANN401 - any field
@@ -107,6 +110,7 @@ class KeyServer:
 
     def answer(self) -> bytes:
         self.asked += 1
+        self.hangs.wait(30)
         return (self.text if self.text is not None else json.dumps({"keys": self.keys})).encode()
 
 

@@ -106,6 +106,7 @@ def admitted(
         input=Schema(act_out.input_model.model_json_schema()),
         output=Schema(act_out.output_model.model_json_schema(mode="serialization")),
         credential=FileRole(secret="desk", sign_in="header", header="X-Key"),
+        adapter="desk",
         run_by=act_out,
         connector=world,
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import httpx2
 from mcp.client.client import Client
-from mcp.client.session import MessageHandlerFnT
+from mcp.client.session import ElicitationFnT, MessageHandlerFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
@@ -45,14 +45,21 @@ class Served:
 
     @asynccontextmanager
     async def client(
-        self, name: str = "member", era: Era = "auto", on_message: MessageHandlerFnT | None = None
+        self,
+        name: str = "member",
+        era: Era = "auto",
+        on_message: MessageHandlerFnT | None = None,
+        on_question: ElicitationFnT | None = None,
     ) -> AsyncGenerator[Client]:
         """Connect an MCP client as a caller of `toolgate.toml`."""
         headers = {"Authorization": f"Bearer {self.token(name)}"}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=30) as http,
             Client(
-                streamable_http_client(self.url, http_client=http), mode=era, message_handler=on_message
+                streamable_http_client(self.url, http_client=http),
+                mode=era,
+                message_handler=on_message,
+                elicitation_callback=on_question,
             ) as client,
         ):
             yield client

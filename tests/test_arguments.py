@@ -1,5 +1,7 @@
 """What a caller is told about arguments that cannot be: which one and what is expected, never a value."""
 
+import math
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -114,6 +116,7 @@ def test_a_fault_repeats_no_value_and_no_odd_name(arguments: JsonObject) -> None
         {"$ref": "#/$defs/none"},
         {"type": "integr"},
         {"pattern": "("},
+        {"default": math.nan},
     ],
 )
 def test_a_schema_that_is_wrong_or_reaches_outside_is_refused(schema: JsonObject) -> None:

@@ -15,7 +15,9 @@ from toolgate.web.bearer import CALLER, METADATA_PATH, Bearer, ProtectedResource
 pytestmark = pytest.mark.anyio
 
 RESOURCE = ProtectedResource(
-    uri="https://gate.example.com/mcp", issuers=["https://id.example.com"], scopes=["crm:read", "crm:write"]
+    uri="https://gate.example.com/mcp",
+    issuers=["https://id.example.com"],
+    scopes=lambda: ["crm:read", "crm:write"],
 )
 METADATA = f"https://gate.example.com{METADATA_PATH}/mcp"
 MIA = Caller(
@@ -107,7 +109,7 @@ async def test_a_bad_token_is_answered_with_what_is_wrong_and_not_repeated(heade
 
 
 async def test_a_server_that_asks_for_no_scope_names_none() -> None:
-    resource = ProtectedResource(uri="https://gate.example.com", issuers=[], scopes=[])
+    resource = ProtectedResource(uri="https://gate.example.com", issuers=[], scopes=list)
     response, _ = await ask(resource=resource)
 
     assert challenge_of(response) == {"resource_metadata": f"https://gate.example.com{METADATA_PATH}"}

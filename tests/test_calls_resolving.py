@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.registries import unlocked
 from tests.shell import document, done, faults, really, run
 
 KEY = "a-key-of-16-chars-or-more"
@@ -131,7 +132,7 @@ def desk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger-book\nVersion: 1.0\n", "utf-8")
     (info / "entry_points.txt").write_text("[toolgate.adapters]\ndesk = stranger_book:desk\n", "utf-8")
     (root / "policies" / "desk.csv").write_text("p, K1, allow, member, home, desk.*, *, -, -, -\n", "utf-8")
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(unlocked(root))
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "path", [f"{plugins}", *sys.path])
 

@@ -21,7 +21,8 @@ from toolgate.backends.manifest_catalog import Manifest, ToolManifest
 from toolgate.backends.policy.text import RULE_CELLS
 from toolgate.cli.app import COMMANDS, app
 from toolgate.core.credential_roles import EnvRole, FileRole, OAuthRole, VaultRole
-from toolgate.core.identity import TrustedIssuer
+from toolgate.core.identity import Introspection, TrustedIssuer
+from toolgate.core.limits import Limits
 from toolgate.core.vault_settings import VaultSettings
 from toolgate.settings import NamedCaller, Settings
 from toolgate_adapters.sql_connection import SqlSystem
@@ -122,6 +123,8 @@ def test_the_manifest_of_the_guide_is_admitted(starter: Path, root: Path, tmp_pa
     (root / "registry" / "desk.toml").write_text(manifest, "utf-8")
 
     _shell("printf s | toolgate secrets set desk", root, plugins)
+    assert "2 faults" in _shell("toolgate check", root, plugins)
+    assert "pinned       desk.create" in _shell("toolgate registry lock", root, plugins)
     assert "5 tools admitted" in _shell("toolgate check", root, plugins)
 
 
@@ -138,7 +141,7 @@ def test_the_python_client_of_the_guide_calls_once(root: Path) -> None:
 def test_every_setting_is_explained() -> None:
     page = DOCS / "reference" / "settings.md"
 
-    _expect_rows(page, Settings, NamedCaller, TrustedIssuer, VaultSettings)
+    _expect_rows(page, Settings, NamedCaller, TrustedIssuer, Introspection, VaultSettings, Limits)
 
 
 def test_every_key_of_a_manifest_is_explained() -> None:

@@ -9,12 +9,15 @@ from typing import Any, Literal, cast
 import mcp_types as t
 import pytest
 from mcp import Client
+from pydantic import BaseModel
 
 from tests.gate_on_scripted_system import ANN, Rig, rig
 from toolgate.core.outcome import Done, Failed, InputRequired, Refused, Unknown
 from toolgate.main import now
-from toolgate.web.mcp_server import Edge, McpServer
+from toolgate.web.asked import Edge
+from toolgate.web.mcp_server import McpServer
 from toolgate.web.present import ERROR, KEY
+from toolgate.web.request_state import RequestStates
 
 pytestmark = pytest.mark.anyio
 ASKING = "a-key-of-one-call-and-its-question"
@@ -26,7 +29,7 @@ async def test_a_call_that_needs_an_answer_has_done_nothing_and_goes_on_with_it(
         first = await gate.call(key=ASKING)
         effects = gate.desk.effects
         again = await gate.call(key=ASKING)
-        done = await gate.call(key=ASKING, answers={"sure": True})
+        done = await gate.call(key=ASKING, answers={"answer": {"sure": True}})
         replayed = await gate.call(key=ASKING)
 
     assert isinstance(first.outcome, InputRequired)
@@ -43,7 +46,7 @@ async def test_a_call_that_needs_an_answer_has_done_nothing_and_goes_on_with_it(
 async def test_a_bad_answer_is_asked_for_again(tmp_path: Path, answers: dict[str, Any]) -> None:
     async with rig(tmp_path) as gate:
         gate.desk.question = "Really?"
-        answer = await gate.call(answers=answers)
+        answer = await gate.call(answers={"answer": answers})
 
     assert isinstance(answer.outcome, InputRequired)
     assert gate.desk.effects == 0
@@ -81,11 +84,8 @@ async def test_a_client_asks_the_person_and_calls_again(
         assert (result.meta or {})[ERROR]["code"] == "input_declined"
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_client_that_cannot_ask_is_told_the_question(
-    tmp_path: Path, mode: Literal["auto", "legacy"]
-) -> None:
-    async with served(tmp_path) as (gate, server), Client(server.server, mode=mode) as client:
+async def test_a_client_of_before_that_cannot_ask_is_told_the_question(tmp_path: Path) -> None:
+    async with served(tmp_path) as (gate, server), Client(server.server, mode="legacy") as client:
         gate.desk.question = "Really?"
         result = await client.call_tool("desk_write", {"amount": 1})
 
@@ -99,13 +99,30 @@ async def test_a_client_that_cannot_ask_is_told_the_question(
 async def served(folder: Path) -> AsyncGenerator[tuple[Rig, McpServer]]:
     async with rig(folder) as gate:
         numbers = count()
-        edge = Edge(caller_of=lambda _: ANN, new_id=lambda: f"call-{next(numbers)}", now=now, page_size=10)
+        edge = Edge(
+            caller_of=lambda _: ANN,
+            new_id=lambda: f"call-{next(numbers)}",
+            now=now,
+            page_size=10,
+            states=RequestStates(bytes(32), now),
+        )
         yield gate, McpServer(gate.gateway, edge)
 
 
-async def test_only_plain_values_can_be_asked_for(tmp_path: Path) -> None:
+class Many(BaseModel):
+    names: list[str]
+
+
+class Nested(BaseModel):
+    inner: dict[str, str]
+
+
+@pytest.mark.parametrize("fields", [t.ListToolsResult, Many, Nested])
+async def test_only_plain_values_and_choices_can_be_asked_for(
+    tmp_path: Path, fields: type[BaseModel]
+) -> None:
     async with rig(tmp_path) as gate:
-        gate.desk.question, gate.desk.fields = "Which?", t.ListToolsResult
+        gate.desk.question, gate.desk.fields = "Which?", fields
         answer = await gate.call()
 
     assert isinstance(answer.outcome, Failed)

@@ -13,7 +13,7 @@ from tests.scripted_system import World, admitted, an_act, done, the_time
 from toolgate.adapter import Credential
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.env_secrets import EnvSource
-from toolgate.backends.lending import Lending, Source, Static, Wanted, static_lease
+from toolgate.backends.lending import Lending, Source, Static, Wanted
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import Opened
 from toolgate.core.credential_roles import CredentialRole, EnvRole, FileRole, OAuthRole
@@ -50,8 +50,11 @@ class Shelf(Static):
     secret: str = "from the shelf"
     back: list[str] = field(default_factory=list[str])
 
+    def __post_init__(self) -> None:
+        super().__init__()
+
     async def lend(self, wanted: Wanted) -> Lease:
-        return static_lease(wanted, SecretStr(self.secret))
+        return self.lease_of(wanted, "shelf", SecretStr(self.secret))
 
     async def take_back(self, lease: Lease, *, refused: bool = False) -> Lent:
         self.back.append(lease.lent.role)

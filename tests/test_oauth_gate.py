@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from tests.canaries import secrets_in, secrets_under
 from tests.identity_provider import DESK, IdentityProvider, identity_provider
+from tests.registries import unlocked
 from tests.serving import ERAS, ERROR, Era, Served, call_body, meta_of, serving
 from toolgate.backends.keystore import Keystore
 
@@ -188,7 +189,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gate(
     starter: Path, idp: IdentityProvider, desk: Desk, plugins: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Served]:
-    root = Path(shutil.copytree(starter, tmp_path_factory.mktemp("gate") / "root"))
+    root = unlocked(Path(shutil.copytree(starter, tmp_path_factory.mktemp("gate") / "root")))
     settings = root / "toolgate.toml"
     text = settings.read_text("utf-8").replace(
         'mode = "dev"', 'mode = "dev"\ncredentials = ["file", "oauth"]'

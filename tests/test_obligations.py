@@ -83,7 +83,7 @@ async def test_a_caller_gets_the_masked_result_and_the_ledger_keeps_the_whole(tm
 
     assert isinstance(answer.outcome, Done)
     assert answer.outcome.value == {"number": None}
-    said = spelled(answer, "desk.write", can_ask=False)
+    said = spelled(answer, "desk.write")
     assert "mask=number" in str(said["content"])
     assert bodies(tmp_path, "intent")[0]["obligations"] == ["mask=number"]
     assert bodies(tmp_path, "intent")[0]["rules"] == ["O1", "W1"]

@@ -63,25 +63,16 @@ ORDINARY = [
     with_headers(a_call(), accept="text/event-stream,application/json", content_length=None),
     with_headers(a_call(), x_forwarded_for="10.0.0.1", origin="http://gate", host="door:1"),
     with_headers(a_call(), content_type="application/json; charset=utf-8"),
+    with_headers(a_call("desk_write", {"progressToken": 1}), accept="application/json"),
 ]
 COMPACT = json.dumps(json.loads(a_call().body), separators=(",", ":")).encode()
-UNUSUAL = [
+REFUSED = [
     a_call("desk_write", None, True),
     a_call("desk_write", None, None),
     a_call("desk_write", None, 1.0),
-    a_call("desk_write", None, 2**53),
     a_call("desk_write", None, "\ud800"),
-    a_call("desk_write", []),
-    a_call(progressToken=1),
-    with_body(COMPACT.replace(b'"_meta":{', b'"_meta":{"progress\\u0054oken":1,')),
-    a_call(**{VERSION: "2025-11-25"}),
-    a_call(**{CAPABILITIES: "none"}),
-    a_call(**{CAPABILITIES: {"roots": 1}}),
-    a_call(**{CLIENT: {"name": "no version"}}),
-    a_call(**{LOG_LEVEL: "loud"}),
     a_call("desk_write", {"amount": float("nan")}),
     a_call("desk_write", {"amount": "\ud800"}),
-    a_call("=?base64?eA==?="),
     with_body(b""),
     with_body(b"null"),
     with_body(b"[" + COMPACT + b"]"),
@@ -94,9 +85,21 @@ UNUSUAL = [
     with_body(COMPACT.replace(b'"amount":1', b'"amount":"\xed\xa0\x80"')),
     with_body(COMPACT.replace(b'"amount":1', b'"amount":' + b"9" * 5000)),
     with_body(COMPACT.replace(b'"amount":1', b'"amount":' + b"[" * 900 + b"]" * 900)),
+    with_body(COMPACT.replace(b'"2.0"', b'"1.0"')),
+]
+UNUSUAL = [
+    a_call("desk_write", None, 2**53),
+    a_call("desk_write", []),
+    a_call(progressToken=1),
+    with_body(COMPACT.replace(b'"_meta":{', b'"_meta":{"progress\\u0054oken":1,')),
+    a_call(**{VERSION: "2025-11-25"}),
+    a_call(**{CAPABILITIES: "none"}),
+    a_call(**{CAPABILITIES: {"roots": 1}}),
+    a_call(**{CLIENT: {"name": "no version"}}),
+    a_call(**{LOG_LEVEL: "loud"}),
+    a_call("=?base64?eA==?="),
     with_body(COMPACT.replace(b'"id":1', b'"id":1,"more":1')),
     with_body(COMPACT.replace(b'"id":1,', b"")),
-    with_body(COMPACT.replace(b'"2.0"', b'"1.0"')),
     with_body(COMPACT.replace(b"tools/call", b"tools/list")),
     with_body(COMPACT.replace(b'"params":{', b'"params":{"requestState":"x",')),
     with_body(COMPACT.replace(b'"params":{', b'"params":{"task":1,')),
@@ -115,18 +118,19 @@ UNUSUAL = [
     with_headers(a_call(), accept=None),
     with_headers(a_call(), content_length="7"),
     replace(a_call(), headers=[*a_call().headers, (b"mcp-name", b"desk_write")]),
-    with_headers(a_call("desk_write", {"progressToken": 1}), accept="application/json"),
     replace(a_call(), headers=[*a_call().headers, (b"accept", b"text/html")]),
 ]
 
 
-async def test_ordinary_calls_are_answered_without_the_sdk_and_all_others_are_left_to_it(
+async def test_ordinary_calls_and_what_is_no_message_are_answered_without_the_sdk_and_nothing_else_is(
     doors: Doors,
 ) -> None:
     door = without_sdk(doors.own.gate)
     for sent in ORDINARY:
         assert await is_ours(door, sent), sent
     asked = doors.own.gate.desk.asked
+    for sent in REFUSED:
+        assert (await door.ask(sent)).status == 400, sent
     for sent in UNUSUAL:
         assert not await is_ours(door, sent), sent
     assert doors.own.gate.desk.asked == asked, "nothing was done about what is left to the SDK"
@@ -134,7 +138,7 @@ async def test_ordinary_calls_are_answered_without_the_sdk_and_all_others_are_le
 
 async def test_both_doors_answer_alike_whether_a_call_is_ordinary_or_not(doors: Doors) -> None:
     too_long = with_headers(a_call(), content_length="999999")
-    for sent in [*ORDINARY, *UNUSUAL, too_long]:
+    for sent in [*ORDINARY, *REFUSED, *UNUSUAL, too_long]:
         own, sdk = await doors.ask(sent)
         assert own == sdk, sent
     assert doors.own.gate.desk.effects == doors.sdk.gate.desk.effects > 0

@@ -12,8 +12,8 @@ from tests.policies_for_tests import SHIPPED
 from toolgate.backends.policy.casbin_judge import MODEL
 from toolgate.backends.policy.formatting import formatted
 from toolgate.backends.policy.reading import parse_policy, read_policy
-from toolgate.backends.policy.replacing import replace_file
 from toolgate.backends.policy.text import PolicyText
+from toolgate.backends.replacing import replace_file
 
 LONG = f"args.{'long' * 20} > 1"
 spaces = st.sampled_from(["", " ", "    ", "\t"])

@@ -1,7 +1,6 @@
 """A deployment as it runs in production: others issue tokens, and changes are taken up when asked."""
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ import anyio
 import httpx2
 import pytest
 
+from tests.registries import unlocked
 from tests.serving import Served, call_body, serving
 from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
 
@@ -145,8 +145,11 @@ def test_without_the_passphrase_nothing_is_served(production: Path, monkeypatch:
 
 
 async def test_tools_come_in_pages_that_together_are_all(root: Path) -> None:
+    unlocked(root)
     for system in ("notes2", "notes_2"):
-        shutil.copy(root / "registry" / "notes.toml", root / "registry" / f"{system}.toml")
+        manifest = (root / "registry" / "notes.toml").read_text("utf-8")
+        elsewhere = manifest.replace("notes://", f"{system.replace('_', '-')}://")
+        (root / "registry" / f"{system}.toml").write_text(elsewhere, "utf-8")
     rules = root / "policies" / "rules.csv"
     rules.write_text(rules.read_text("utf-8") + "p, N10, allow, member, home, *.search, read, -, -, -\n")
     settings = root / "toolgate.toml"

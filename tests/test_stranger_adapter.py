@@ -14,6 +14,7 @@ import pytest
 from mcp_types import CallToolResult
 from pydantic import SecretStr
 
+from tests.registries import unlocked
 from tests.serving import ERAS, ERROR, Era, Served, call_body, meta_of, serving, text_of
 from toolgate.backends.keystore import Keystore
 from toolgate.backends.sql_records import SqlRecords
@@ -116,7 +117,7 @@ def gate(starter: Path, desk: Desk, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _admitting(desk: Desk, starter: Path, root: Path) -> Path:
-    shutil.copytree(starter, root)
+    unlocked(Path(shutil.copytree(starter, root)))
     (root / "registry" / "desk.toml").write_text(MANIFEST.format(port=desk.port), "utf-8")
     (root / "policies" / "desk.csv").write_text("p, K1, allow, member, home, desk.*, *, -, -, -\n", "utf-8")
     Keystore(root / "keys" / "keystore.json", passphrase=None, dev=True).set("desk", SecretStr(SECRET))

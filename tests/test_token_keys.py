@@ -10,14 +10,16 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.key_server import AUDIENCE, KeyServer, claims, key_server, private_key, public_jwk, sign
 from toolgate.backends import dev_issuer
-from toolgate.backends.jwks import LONGEST_TRUST_SECONDS, REFRESH_SECONDS, SOONEST_SECONDS
+from toolgate.backends.jwks import BURST, LONGEST_TRUST_SECONDS, RETRY_SECONDS, SOONEST_SECONDS
 from toolgate.backends.jwt_callers import JwtCallers
 from toolgate.core.call import Caller
-from toolgate.core.identity import BadToken, TrustedIssuer
+from toolgate.core.identity import BadToken, IssuerUnavailable, TrustedIssuer
 
 pytestmark = pytest.mark.anyio
 
 UNPUBLISHED = "it is signed with a key that its issuer does not publish"
+UNREADABLE = "the keys of its issuer cannot be read"
+REFRESH_SECONDS: float = TrustedIssuer.model_fields["jwks_seconds"].default
 
 
 class Clock:
@@ -49,7 +51,7 @@ async def callers(server: KeyServer, clock: Clock, tmp_path: Path) -> AsyncGener
 
 
 async def refusal(callers: JwtCallers, token: str) -> str:
-    with pytest.raises(BadToken) as refused:
+    with pytest.raises((BadToken, IssuerUnavailable)) as refused:
         await callers.caller_of(token)
     return str(refused.value)
 
@@ -78,12 +80,63 @@ async def test_invented_key_ids_do_not_make_us_ask_the_issuer_again_and_again(
     for number in range(50):
         clock.now += SOONEST_SECONDS / 100
         assert await refusal(callers, sign(claims(), kid=f"k{number}")) == UNPUBLISHED
-    assert server.asked == 1
+    assert server.asked == 1 + BURST
 
-    clock.now += SOONEST_SECONDS + 1
+    clock.now += BURST * SOONEST_SECONDS + 1
     for number in range(50):
         assert await refusal(callers, sign(claims(), kid=f"k{number}")) == UNPUBLISHED
-    assert server.asked == 2
+    assert server.asked == 1 + 2 * BURST
+
+
+async def test_a_key_is_known_that_is_published_right_after_the_keys_were_read(
+    callers: JwtCallers, server: KeyServer
+) -> None:
+    await callers.caller_of(sign(claims()))
+    server.keys.append(public_jwk("new"))
+
+    assert (await callers.caller_of(sign(claims(), "new"))).subject == "mia"
+
+
+async def test_keys_may_be_read_more_often(server: KeyServer, tmp_path: Path, clock: Clock) -> None:
+    callers = JwtCallers([server.trusted(jwks_seconds=7)], audience=AUDIENCE, root=tmp_path, clock=clock)
+    token = sign(claims(), "ES256")
+    await callers.caller_of(token)
+    server.keys = []
+    clock.now += 8
+
+    assert await refusal(callers, token) == UNPUBLISHED
+    await callers.aclose()
+
+
+async def test_an_issuer_that_hangs_does_not_hold_up_the_callers_that_it_vouched_for(
+    callers: JwtCallers, server: KeyServer, clock: Clock
+) -> None:
+    token = sign(claims())
+    await callers.caller_of(token)
+    server.hangs.clear()
+    clock.now += REFRESH_SECONDS + 1
+    try:
+        async with asyncio.timeout(3):
+            for _ in range(5):
+                assert (await callers.caller_of(token)).subject == "mia"
+            assert (await callers.caller_of(sign(claims(sub="rob")))).subject == "rob"
+    finally:
+        server.hangs.set()
+
+
+async def test_who_hangs_up_while_keys_are_read_takes_them_from_nobody(
+    callers: JwtCallers, server: KeyServer
+) -> None:
+    server.hangs.clear()
+    first = asyncio.create_task(callers.caller_of(sign(claims())))
+    second = asyncio.create_task(callers.caller_of(sign(claims(sub="rob"))))
+    while not server.asked:
+        await asyncio.sleep(0.01)
+    first.cancel()
+    server.hangs.set()
+
+    assert (await asyncio.wait_for(second, 5)).subject == "rob"
+    assert server.asked == 1
 
 
 async def test_a_known_token_costs_no_question_until_keys_are_old(
@@ -146,7 +199,7 @@ async def test_an_issuer_that_answers_badly_is_refused_at_first_and_kept_by_its_
     clock, token = Clock(), sign(claims())
     callers = JwtCallers([server.trusted()], audience=AUDIENCE, root=tmp_path, clock=clock)
     server.status, server.text = status, text
-    assert await refusal(callers, token) == UNPUBLISHED
+    assert await refusal(callers, token) == UNREADABLE
 
     server.status, server.text = 200, None
     clock.now += SOONEST_SECONDS + 1
@@ -158,7 +211,11 @@ async def test_an_issuer_that_answers_badly_is_refused_at_first_and_kept_by_its_
     assert (await callers.caller_of(sign(claims(sub="rob")))).subject == "rob"
 
     clock.now += LONGEST_TRUST_SECONDS
-    assert await refusal(callers, token) == UNPUBLISHED, "nobody is trusted by old keys for ever"
+    assert await refusal(callers, token) == UNREADABLE, "nobody is trusted by old keys for ever"
+
+    server.status, server.text = 200, None
+    clock.now += RETRY_SECONDS + 1
+    assert (await callers.caller_of(token)).subject == "mia"
     await callers.aclose()
 
 
@@ -168,7 +225,7 @@ async def test_an_issuer_that_cannot_be_reached_lets_nobody_in_and_breaks_nothin
 ) -> None:
     callers = JwtCallers([server.trusted(jwks_uri=uri)], audience=AUDIENCE, root=tmp_path)
 
-    assert await refusal(callers, sign(claims())) == UNPUBLISHED
+    assert await refusal(callers, sign(claims())) == UNREADABLE
     await callers.aclose()
 
 
@@ -205,7 +262,7 @@ async def test_keys_may_lie_in_a_file_and_an_absent_one_lets_nobody_in(
 ) -> None:
     issuer = server.trusted(jwks_uri=None, jwks_file="keys.json")
     callers = JwtCallers([issuer], audience=AUDIENCE, root=tmp_path, clock=clock)
-    assert await refusal(callers, sign(claims())) == UNPUBLISHED
+    assert await refusal(callers, sign(claims())) == UNREADABLE
 
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [public_jwk("EdDSA")]}), "utf-8")
     clock.now += SOONEST_SECONDS + 1

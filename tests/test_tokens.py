@@ -61,6 +61,7 @@ async def test_a_token_of_the_issuer_names_its_caller(callers: JwtCallers, algor
 
 
 NOW = int(time.time())
+BOUND = "it is bound to a key, which this server does not check (DPoP, mutual TLS)"
 FORM, LACKS = (
     "its claims are not of the expected form",
     "it lacks a claim that it must have (exp, iss, aud, sub)",
@@ -77,6 +78,10 @@ FORM, LACKS = (
         (claims("exp"), LACKS),
         (claims("sub"), LACKS),
         (claims(sub=""), "it names no subject"),
+        (
+            claims(cnf={"jkt": "x"}),
+            "it is bound to a key, which this server does not check (DPoP, mutual TLS)",
+        ),
         (claims(exp=NOW - 60), "it has expired"),
         (claims(nbf=NOW + 6000), "it is not valid yet"),
         (claims(iat=NOW + 6000), "it is not valid yet"),

@@ -188,6 +188,7 @@ def _tool(desk: Desk, role: OAuthRole, client: EnvRole) -> AdmittedTool:
         output=Schema(Nothing.model_json_schema(mode="serialization")),
         credential=role,
         helpers={"client": client},
+        adapter="desk",
         run_by=operation,
         connector=desk,
     )

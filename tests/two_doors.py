@@ -26,10 +26,12 @@ from toolgate.core.gateway import Gateway
 from toolgate.core.identity import BadToken
 from toolgate.core.ports import Rulebook
 from toolgate.main import now
+from toolgate.web.asked import Edge
 from toolgate.web.bearer import Bearer, ProtectedResource
 from toolgate.web.http import HttpEdge, http_app
-from toolgate.web.mcp_server import Edge, McpServer
+from toolgate.web.mcp_server import McpServer
 from toolgate.web.plain_calls import PlainCalls
+from toolgate.web.request_state import RequestStates
 
 VERSION, CLIENT, CAPABILITIES, LOG_LEVEL = (
     f"io.modelcontextprotocol/{name}"
@@ -37,7 +39,7 @@ VERSION, CLIENT, CAPABILITIES, LOG_LEVEL = (
 )
 Headers = list[tuple[bytes, bytes]]
 HOSTS = TransportSecuritySettings(allowed_hosts=["gate", "door:*", ""], allowed_origins=["http://gate"])
-RESOURCE = ProtectedResource(uri="http://gate/mcp", issuers=[], scopes=[])
+RESOURCE = ProtectedResource(uri="http://gate/mcp", issuers=[], scopes=list)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,13 @@ def _edge() -> HttpEdge:
 
 def _mcp(gateway: Gateway, clock: Callable[[], datetime]) -> McpServer:
     numbers = count(1)
-    edge = Edge(caller_of=lambda _: ANN, new_id=lambda: f"call-{next(numbers)}", now=clock, page_size=10)
+    edge = Edge(
+        caller_of=lambda _: ANN,
+        new_id=lambda: f"call-{next(numbers)}",
+        now=clock,
+        page_size=10,
+        states=RequestStates(bytes(32), clock),
+    )
     return McpServer(gateway, edge)
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.registries import unlocked
 from tests.shell import done
 from tests.vault_setup import Governed
 from toolgate.core.call import Call, Caller
@@ -227,7 +228,7 @@ def deployed(
         ),
     ]
     manifest = MANIFEST.format(postgres=governed.postgres, ttl=ttl) + "".join(tools)
-    (folder / "registry" / "crm.toml").write_text(manifest)
+    (unlocked(folder) / "registry" / "crm.toml").write_text(manifest)
     made = Deployment(folder, governed)
     made.sign_in_again(wrapped=wrapped)
     return made

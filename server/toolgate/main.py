@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -12,7 +12,7 @@ from pathlib import Path
 from toolgate.backends.adapter_tools import AdapterTools
 from toolgate.backends.lending import Lending
 from toolgate.backends.manifest_catalog import Registry
-from toolgate.backends.policy.second_judge import Difference, SecondJudge
+from toolgate.backends.policy.second_judge import SecondJudge
 from toolgate.backends.policy_stored import Standing, StoredPolicies
 from toolgate.backends.sqlite_ledger import SqliteLedger
 from toolgate.core.errors import Fault, LedgerUnavailable, Misconfigured
@@ -22,38 +22,14 @@ from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
 from toolgate.core.strangers import Strangers
-from toolgate.parts import (
-    RANDOM,
-    database_faults,
-    governed_by,
-    host_faults,
-    issuer_faults,
-    ledger_of,
-    new_call_id,
-    now,
-    open_ledger,
-    trusted_issuers,
-)
-from toolgate.rulebooks import (
-    Chosen,
-    Found,
-    InForce,
-    activated,
-    announce,
-    beside,
-    found_of,
-    let_go,
-    on_disk,
-    read_registry,
-)
-from toolgate.settings import Settings, read_settings
-from toolgate.sources import lending_of
+from toolgate.examined import Examined, chosen, examine
+from toolgate.parts import RANDOM, governed_by, new_call_id, now, open_ledger, trusted_issuers
+from toolgate.rulebooks import Found, InForce, announce, beside, found_of, let_go, read_registry
+from toolgate.settings import NOTHING, Settings
 
 __all__ = [
-    "Examined",
     "House",
     "InForce",
-    "examine",
     "new_call_id",
     "now",
     "open_house",
@@ -89,7 +65,8 @@ class House:
             LedgerUnavailable: the change could not be recorded, and is not in force.
         """
         async with self.changing:
-            catalog, faults = read_registry(self.registry, self.lending)
+            locked = self.settings.mode == "production"
+            catalog, faults = read_registry(self.registry, self.lending, locked=locked)
             return await self._take_up(catalog, faults)
 
     async def follow(self) -> list[Fault]:
@@ -104,7 +81,7 @@ class House:
             return await self._take_up(self.in_force.rulebook.catalog, [])
 
     async def _take_up(self, catalog: Catalog | None, faults: list[Fault]) -> list[Fault]:
-        found = await beside(lambda: found_of(catalog, _chosen(self.root, self.settings), self.second))
+        found = await beside(lambda: found_of(catalog, chosen(self.root, self.settings), self.second))
         faults = [*faults, *found.faults]
         before = self.in_force.learn(found)
         if found.rulebook is None or faults:
@@ -182,95 +159,14 @@ class House:
             raise
 
 
-@dataclass(kw_only=True)
-class Examined:
-    """The parts of a deployment as far as they could be opened, and what is wrong with the others."""
-
-    faults: list[Fault]
-    settings: Settings | None = None
-    registry: Registry | None = None
-    book: Found | None = None
-    """The rulebook that would be in force, or why there is none."""
-    lending: Lending | None = None
-    ledger: SqliteLedger | None = None
-    second: SecondJudge | None = None
-
-    @property
-    def rulebook(self) -> Rulebook | None:
-        """The one that would be in force."""
-        return None if self.book is None else self.book.rulebook
-
-    async def aclose(self) -> None:
-        """Close what was opened."""
-        if self.second is not None:
-            await self.second.aclose()
-        if self.lending is not None:
-            await self.lending.aclose()
-        if self.ledger is not None:
-            await self.ledger.aclose()
-        if self.registry is not None:
-            await self.registry.aclose()
-
-
-def examine(root: Path, *, to_serve: bool) -> Examined:
-    """Open the parts of the deployment under `root`, and find everything that is wrong with them.
-
-    Without `to_serve` nothing is written: the ledger's database is looked at and not opened.
-    """
-    try:
-        settings = read_settings(root)
-    except Misconfigured as error:
-        return _examined_without_settings(root, error.faults)
-    found = Examined(faults=[], settings=settings)
-    found.registry = Registry(root / settings.registry, root)
-    database = root / settings.database
-    found.ledger, closed = ledger_of(root, settings) if to_serve else (None, database_faults(database))
-    found.lending, locked = lending_of(root, settings, found.ledger.leases if found.ledger else None)
-    catalog, faults = read_registry(found.registry, found.lending)
-    chosen = Chosen() if closed and settings.mode == "production" else _chosen(root, settings)
-    if found.ledger is not None and settings.mode == "production" and settings.second_judge_every:
-        told = partial(_note_difference, found.ledger)
-        found.second = SecondJudge(every=settings.second_judge_every, on_difference=told)
-    found.book = found_of(catalog, chosen, found.second)
-    faults += found.book.faults
-    if settings.mode == "production" and not to_serve:
-        faults += found_of(catalog, on_disk(root / settings.policies)).faults
-    found.faults = [*faults, *locked, *closed, *issuer_faults(root, settings), *host_faults(settings)]
-    return found
-
-
-async def _note_difference(ledger: SqliteLedger, difference: Difference) -> None:
-    """Record that two judges do not agree."""
-    said = {"policy": difference.policy, "tool": difference.tool, "detail": str(difference)}
-    entry = ledger.entries.bare("fault", "judges_differ", **said)
-    await ledger.writer.write(lambda batch: batch.append(entry))
-
-
-def _chosen(root: Path, settings: Settings) -> Chosen:
-    """Choose the policy that governs: the activated one; in dev mode what lies on the disk."""
-    if settings.mode == "dev":
-        return on_disk(root / settings.policies)
-    return activated(StoredPolicies(root / settings.database))
-
-
-def _examined_without_settings(root: Path, faults: list[Fault]) -> Examined:
-    """Look at policies and registry all the same, where they usually are."""
-    found = Examined(faults=faults)
-    if (root / "policies").is_dir() and (root / "registry").is_dir():
-        found.registry = Registry(root / "registry", root)
-        catalog, more = read_registry(found.registry, None)
-        found.faults = [*faults, *more, *found_of(catalog, on_disk(root / "policies")).faults]
-    return found
-
-
 @asynccontextmanager
-async def open_house(root: Path) -> AsyncGenerator[House]:
+async def open_house(root: Path, said: Mapping[str, object] = NOTHING) -> AsyncGenerator[House]:
     """Build the gate of the deployment under `root`; close it when all begun calls have ended.
 
     Raises:
         Misconfigured: with every fault that was found.
     """
-    found = examine(root, to_serve=True)
+    found = examine(root, to_serve=True, said=said)
     shield = Shield()
     try:
         house = _house(root, found, shield)
@@ -285,6 +181,7 @@ async def open_house(root: Path) -> AsyncGenerator[House]:
             await house.note_strangers(at_once=True)
     finally:
         await shield.drain()
+        shield.cut()  # nothing is sent any more: the parts that it would need are closed one by one
         await found.aclose()
 
 

@@ -11,14 +11,17 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from toolgate.backends.adapters_installed import installed_versions
 from toolgate.backends.dev_issuer import ISSUER, PUBLIC_KEYS
 from toolgate.backends.keystore import Keystore
 from toolgate.backends.log_key import LogKey
+from toolgate.backends.manifest_catalog import LOCK
 from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sqlite_files import fault_in_database
 from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
+from toolgate.backends.tls_files import TlsFiles, TlsFindings, examine_tls
 from toolgate.core.canonical import digest
 from toolgate.core.errors import CredentialUnavailable, Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.identity import TrustedIssuer
@@ -110,6 +113,15 @@ def ledger_of(root: Path, settings: Settings) -> tuple[SqliteLedger | None, list
         return None, [_database_fault(database, str(error))]
 
 
+def round_secret(root: Path, settings: Settings) -> bytes:
+    """Give the secret that seals what clients carry between rounds; every process of this root has the same.
+
+    Raises:
+        LedgerUnavailable: the ledger's key, from which it comes, cannot be read.
+    """
+    return LogKey.read(root / settings.ledger_key).derived("toolgate request state")
+
+
 def governed_by(root: Path, settings: Settings) -> dict[str, str]:
     """Give digests of what governs beside policy and registry."""
     jwks = [issuer.jwks_file for issuer in trusted_issuers(settings) if issuer.jwks_file is not None]
@@ -120,7 +132,7 @@ def governed_by(root: Path, settings: Settings) -> dict[str, str]:
         "settings": settings_digest(root),
         "adapters": digest(adapters),
         "keys": digest(keys),
-        "lock": _file_digest(root / settings.registry / "lock.toml"),
+        "lock": _file_digest(root / settings.registry / LOCK),
     }
 
 
@@ -139,6 +151,20 @@ def host_faults(settings: Settings) -> list[Fault]:
     return []
 
 
+def tls_files_of(root: Path, settings: Settings) -> TlsFiles | None:
+    """Give where certificate and key are; None where the gate speaks plain HTTP."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    host = urlsplit(settings.resource).hostname or ""
+    return TlsFiles(certificate=root / settings.tls_certificate, key=root / settings.tls_key, host=host)
+
+
+def tls_found(root: Path, settings: Settings) -> TlsFindings:
+    """Look at certificate and key, where there are any."""
+    files = tls_files_of(root, settings)
+    return TlsFindings() if files is None else examine_tls(files, now())
+
+
 def database_faults(database: Path) -> list[Fault]:
     """Say what would keep the ledger's database from being opened, without opening it for writing."""
     if database.exists():
@@ -154,12 +180,3 @@ def database_faults(database: Path) -> list[Fault]:
 
 def _database_fault(database: Path, problem: str) -> Fault:
     return Fault(database.name, "file", problem, "make its folder writable, or set database to another file")
-
-
-def issuer_faults(root: Path, settings: Settings) -> list[Fault]:
-    """Say which files of keys are not there."""
-    return [
-        Fault(FILE, f"issuers {issuer.issuer}", "its jwks_file is not there", "add it")
-        for issuer in trusted_issuers(settings)
-        if issuer.jwks_file is not None and not (root / issuer.jwks_file).is_file()
-    ]

@@ -19,6 +19,7 @@ from toolgate.backends.policy.second_judge import SecondJudge
 from toolgate.backends.policy.shadowed import ShadowedPolicy
 from toolgate.backends.policy.text import PolicyText
 from toolgate.backends.policy_stored import SHORT, Standing, StoredPolicies
+from toolgate.backends.registry_lock import reviewed
 from toolgate.core.errors import Fault, LedgerUnavailable, NothingRecorded
 from toolgate.core.ports import Catalog, Policy, Rulebook
 
@@ -199,12 +200,18 @@ def misfits(text: PolicyText | None, catalog: Catalog | None) -> list[Fault]:
     return model_faults(text) + (faults_against(text, catalog.tools) if catalog is not None else [])
 
 
-def read_registry(registry: Registry, lending: Lending | None) -> tuple[ManifestCatalog | None, list[Fault]]:
-    """Read the manifests; what would keep their credentials from being lent is told too."""
+def read_registry(
+    registry: Registry, lending: Lending | None, *, locked: bool
+) -> tuple[ManifestCatalog | None, list[Fault]]:
+    """Read the manifests, and hold them against the lock, which must be there where they have to be `locked`.
+
+    What would keep their credentials from being lent is told too.
+    """
     catalog, faults = registry.read()
-    if catalog is not None and lending is not None:
-        faults = [*faults, *_credential_faults(catalog, lending)]
-    return catalog, faults
+    if catalog is None:
+        return None, faults
+    catalog, faults = reviewed(catalog, registry.folder, required=locked)
+    return catalog, faults if lending is None else [*faults, *_credential_faults(catalog, lending)]
 
 
 async def beside(build: Callable[[], T]) -> T:
@@ -232,6 +239,9 @@ def let_go(parts: list[object]) -> None:
 
 def announce(found: Found, before: Standing) -> None:
     """Say to the log what is taken up, where somebody should look."""
+    for tool in found.rulebook.catalog.tools if found.rulebook is not None else ():
+        if tool.unreviewed:
+            log.warning("%s is not served: %s", tool.name, tool.unreviewed)
     for fault in found.shadow_faults:
         log.error("the policy in shadow does not watch: %s", fault)
     standing, known = found.standing or Standing(), {before.enforced, before.shadow}

@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -13,14 +14,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from toolgate.core.errors import Fault, Misconfigured
-from toolgate.core.identity import TrustedIssuer
+from toolgate.core.identity import Scope, TrustedIssuer
 from toolgate.core.lease import LeaseSource
+from toolgate.core.limits import Limits
+from toolgate.core.loopback import is_loopback
+from toolgate.core.peers import trusted_peer
 from toolgate.core.vault_settings import VaultSettings
 
 FILE: Final = "toolgate.toml"
 _PREFIX: Final = "TOOLGATE_"
 _SECRET: Final = frozenset({"passphrase", "new_passphrase"})
 _REFERENCE: Final = "see docs/reference/settings.md"
+NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+"""What the command line gives where it gives nothing."""
 _URI: Final = re.compile(
     r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[\w.~!$&'()*+,;=:@%/-]*)?", re.ASCII
 )
@@ -63,10 +69,21 @@ class Settings(BaseSettings):
     """`Host` values beside that of `public_url` and, on a loopback address, its own."""
     allowed_origins: tuple[str, ...] = ()
     """`Origin` values of web pages that may call; none by default."""
+    tls_certificate: str | None = None
+    """A PEM file: the server's certificate, then those that sign it. With it HTTPS is spoken, else HTTP."""
+    tls_key: str | None = None
+    """The PEM file of its private key."""
+    forwarded_allow_ips: tuple[Annotated[str, AfterValidator(trusted_peer)], ...] = ()
+    """Proxies whose `X-Forwarded-For` is believed: addresses, networks, `unix`."""
+    reuse_port: bool = False
+    """Several gates of this deployment share the port. None of them keeps a session then."""
+    shutdown_seconds: float = Field(default=30, ge=0, le=3600)
+    """How long begun calls may go on after the gate was told to end; then what remains is cut."""
     max_body: int = Field(default=1_048_576, ge=1024, le=67_108_864)
-    """Bytes of a request's body."""
+    """Bytes of a request's body, or of a line over stdio."""
+    limits: Limits = Limits()
     page_size: int = Field(default=100, ge=1, le=1000)
-    """Tools on one page of `tools/list`."""
+    """Tools, resources or prompts on one page of a list."""
     policies: str = "policies"
     registry: str = "registry"
     database: str = "data/toolgate.db"
@@ -91,6 +108,9 @@ class Settings(BaseSettings):
     keystore: str = "keys/keystore.json"
     vault: VaultSettings | None = None
     issuers: tuple[TrustedIssuer, ...] = ()
+    first_scopes: tuple[Scope, ...] | None = None
+    """What a client without a token is told to ask for; unsaid, the scopes of every tool. A call that needs
+    more is answered with what it needs."""
     callers: dict[str, NamedCaller] = Field(default_factory=dict)
     """Local callers, for `--stdio`, `toolgate call` and, in dev mode, `toolgate token`."""
     local_caller: str | None = None
@@ -104,7 +124,8 @@ class Settings(BaseSettings):
     def resource(self) -> str:
         """This server's canonical URI, and the audience that tokens must have (RFC 8707)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url or f"http://{host}:{self.port}/mcp"
+        scheme = "http" if self.tls_certificate is None else "https"
+        return self.public_url or f"{scheme}://{host}:{self.port}/mcp"
 
     @classmethod
     def settings_customise_sources(
@@ -127,8 +148,12 @@ def settings_digest(root: Path) -> str:
     return hashlib.sha256((root / FILE).read_bytes() + repr(said).encode()).hexdigest()
 
 
-def read_settings(root: Path) -> Settings:
+def read_settings(root: Path, said: Mapping[str, object] = NOTHING) -> Settings:
     """Read the settings of the deployment under `root`.
+
+    Args:
+        root: the deployment's folder.
+        said: checked values that the command line gives; they win over the environment and the file.
 
     Raises:
         Misconfigured: with every fault in the file and the environment.
@@ -156,6 +181,7 @@ def read_settings(root: Path) -> Settings:
     except SettingsError as error:
         faults.append(Fault("environment", _PREFIX + "*", str(error), "write it as JSON"))
         raise Misconfigured(faults) from error
+    settings = settings.model_copy(update=said)
     faults += _inconsistencies(settings)
     if faults:
         raise Misconfigured(faults)
@@ -184,7 +210,7 @@ def _variable(setting: str) -> str:
     return _PREFIX + setting.upper()
 
 
-_NESTED: Final = (_variable("callers__"), _variable("vault__"))
+_NESTED: Final = (_variable("callers__"), _variable("limits__"), _variable("vault__"))
 """What variables of tables inside the settings begin with."""
 
 
@@ -216,6 +242,7 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
     if settings.vault is not None and settings.vault.is_open and settings.mode == "production":
         problem = "secrets would come over http, which anybody can read"
         faults.append(Fault(FILE, "vault.address", problem, "use https"))
+    faults += _faults_of_listening(settings)
     names = [issuer.issuer for issuer in settings.issuers]
     faults += [
         Fault(FILE, "issuers", f"{name!r} is there twice", "remove one")
@@ -224,11 +251,25 @@ def _inconsistencies(settings: Settings) -> list[Fault]:
     return faults
 
 
+def _faults_of_listening(settings: Settings) -> list[Fault]:
+    faults: list[Fault] = []
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        problem = "one is there without the other"
+        faults.append(Fault(FILE, "tls_certificate, tls_key", problem, "name both files, or none"))
+    if settings.tls_certificate is not None and settings.resource.startswith("http:"):
+        problem = "it begins with http, and with tls_certificate nobody is answered there"
+        faults.append(Fault(FILE, "public_url", problem, "write https"))
+    if settings.reuse_port and not settings.port:
+        problem = "every gate would pick a port of its own"
+        faults.append(Fault(FILE, "reuse_port", problem, "say which port they share"))
+    return faults
+
+
 def _is_open_to_change(address: str | None) -> bool:
     """Whether keys would travel unprotected over a network."""
     if address is None or not address.startswith("http:"):
         return False
-    return urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}
+    return not is_loopback(urlsplit(address).hostname or "")
 
 
 def _faults(error: ValidationError) -> list[Fault]:

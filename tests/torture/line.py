@@ -111,6 +111,7 @@ def tool(line: Line, mode: Duplicates, *, timeout: float, quiet: float) -> Admit
         input=Schema(closed(Order.model_json_schema())),
         output=Schema(Receipt.model_json_schema(mode="serialization")),
         credential=FileRole(secret="s", sign_in="bearer"),
+        adapter="line",
         run_by=operation,
         connector=line,
     )

@@ -23,6 +23,16 @@ from typing import Any, Generic, TypeAlias, TypeVar, get_origin, get_type_hints,
 import httpx
 from pydantic import BaseModel
 
+from toolgate.adapter.content import (
+    Audio,
+    BlobOf,
+    Content,
+    EmbeddedResource,
+    Image,
+    ResourceLink,
+    Text,
+    TextOf,
+)
 from toolgate.adapter.context import (
     Admitted,
     C,
@@ -43,29 +53,40 @@ from toolgate.adapter.context import (
     System,
 )
 from toolgate.adapter.http import PREPARING, HttpConnector, faults_in
+from toolgate.adapter.messages import Message, Messages
 
 __all__ = [
     "PREPARING",
     "Adapter",
     "Admitted",
+    "Audio",
+    "BlobOf",
     "CannotTell",
     "Connector",
+    "Content",
     "Context",
     "Credential",
     "Effect",
+    "EmbeddedResource",
     "Found",
     "HttpContext",
+    "Image",
     "InputNeeded",
     "LookUp",
+    "Message",
+    "Messages",
     "NotFound",
     "NothingDone",
     "Operation",
     "OutcomeUnknown",
     "Progress",
     "Remember",
+    "ResourceLink",
     "Sending",
     "SignIn",
     "System",
+    "Text",
+    "TextOf",
     "faults_in",
 ]
 

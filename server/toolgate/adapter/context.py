@@ -1,9 +1,11 @@
 """What an operation gets beside its arguments, and the words in which it answers for the world."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
@@ -44,10 +46,13 @@ class InputNeeded(Exception):  # noqa: N818
     `Context.answer` raises it. The client asks (MCP elicitation), and calls again with the answer.
     """
 
-    def __init__(self, question: str, schema: dict[str, JsonValue]) -> None:
+    def __init__(self, question: str, schema: dict[str, JsonValue], name: str = "answer") -> None:
         super().__init__(question)
         self.question = question
         self.schema = schema
+        self.name = name
+        self.mark = _mark(question, schema)
+        """Tells this question from one that asks something else under the same name."""
 
 
 @dataclass(frozen=True)
@@ -140,26 +145,33 @@ class Context(Generic[C]):
     remembered: Mapping[str, JsonValue]
     """What an earlier attempt of this call remembered; empty on the first."""
     answers: Mapping[str, JsonValue] | None = None
-    """What the person answered, when this call was asked again for it; see `answer`."""
+    """What the person answered so far, by the names of the questions; see `answer`."""
+    questions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The marks of the questions that were answered, where they are known."""
     sending: Sending
     """Call it just before the request that has the effect. What fails before it is `nothing done`, what
     fails after it on a write is `unknown`; it raises when the caller has hung up by then. The HTTP client
     calls it by itself before the first request that is not GET, HEAD or OPTIONS (but see `PREPARING`)."""
 
-    def answer(self, question: str, fields: type[A]) -> A:
-        """Give what the person behind the caller answers to `question`: plain texts, numbers, booleans.
+    def answer(self, question: str, fields: type[A], *, name: str = "answer") -> A:
+        """Give what the person behind the caller answers: texts, numbers, booleans, choices of texts.
 
         Where there is no good answer yet, this ends the call before anything is sent; the client asks, and
-        calls again. Ask before the send, one question a call, and never for a secret.
+        calls again. An answer is good for the question that was asked: when other words or fields would be
+        asked now, they are. Ask before the send, and never for a secret. An operation may ask one question
+        after the other, each with a `name` of its own: it runs from its beginning each time, and finds the
+        answers that were given before.
 
         Raises:
             InputNeeded: there is none yet. Let it through.
             TypeError: `fields` holds more than flat values.
         """
-        if self.answers is not None:
+        needed = InputNeeded(question, _flat(fields), name)
+        was_asked = self.questions.get(name, needed.mark) == needed.mark
+        if was_asked and self.answers is not None and name in self.answers:
             with contextlib.suppress(ValidationError):
-                return fields.model_validate(self.answers)
-        raise InputNeeded(question, _flat(fields))
+                return fields.model_validate(self.answers[name])
+        raise needed
 
 
 class Connector(Protocol[C_co]):
@@ -183,6 +195,10 @@ class Connector(Protocol[C_co]):
         ...
 
 
+def _mark(question: str, schema: dict[str, JsonValue]) -> str:
+    return hashlib.sha256(json.dumps([question, schema], sort_keys=True).encode()).hexdigest()
+
+
 def _flat(fields: type[BaseModel]) -> dict[str, JsonValue]:
     """Give the schema of an answer as clients can show it: an object of single values (MCP, elicitation)."""
     schema: dict[str, JsonValue] = fields.model_json_schema()
@@ -192,10 +208,21 @@ def _flat(fields: type[BaseModel]) -> dict[str, JsonValue]:
             f"{fields.__name__} is no question: its fields must be texts, numbers, booleans, choices"
         )
     for name, shape in properties.items():
-        if not isinstance(shape, dict) or shape.get("type") not in _SINGLE:
+        if not _is_shown(shape):
             raise TypeError(f"{fields.__name__}.{name} is no text, number, boolean or choice")
     asked: dict[str, JsonValue] = {"type": "object", "properties": properties}
     return asked | ({"required": schema["required"]} if "required" in schema else {})
+
+
+def _is_shown(shape: JsonValue) -> bool:
+    """Whether clients can ask for it: a single value, or several of a list of texts (SEP-1330)."""
+    match shape:
+        case {"type": "array", "items": {"enum": list()} | {"anyOf": list()}}:
+            return True
+        case {"type": str(kind)}:
+            return kind in _SINGLE
+        case _:
+            return False
 
 
 _SINGLE = frozenset({"string", "number", "integer", "boolean"})

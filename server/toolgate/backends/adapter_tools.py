@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
 
 from toolgate.adapter import (
     CannotTell,
+    Content,
     Context,
     Credential,
     Found,
     InputNeeded,
+    Messages,
     NotFound,
     NothingDone,
     OutcomeUnknown,
@@ -24,7 +27,7 @@ from toolgate.adapter import (
 from toolgate.adapter.http import RequestBroken, RequestRefused
 from toolgate.backends.breaker import Breaker
 from toolgate.backends.manifest_catalog import AdmittedTool
-from toolgate.core.arguments import out_of_bounds
+from toolgate.core.arguments import MAX_TEXT, out_of_bounds
 from toolgate.core.canonical import canonical
 from toolgate.core.claims import Finding
 from toolgate.core.errors import LedgerUnavailable, without_values
@@ -118,15 +121,20 @@ class AdapterTools:
     async def _within_timeout(self, tool: AdmittedTool, act: Act) -> Outcome:
         if act.hang_up.seen:
             return _CANCELLED
+        if act.hang_up.cut:
+            return _CUT_BEFORE
         latest = self._clock() + tool.terms.timeout
         sends = Sends(act.hang_up, lambda: self._clock() > latest)
         if not tool.connector.marks_sending and tool.terms.effect != "read":
             sends.count = 1
         deadline = self._now() + timedelta(seconds=tool.terms.timeout)
         try:
-            async with asyncio.timeout(tool.terms.timeout):
-                return await self._attempts(tool, act, sends, deadline)
+            async with asyncio.timeout(tool.terms.timeout) as limit:
+                with act.hang_up.breaking_off(partial(_end, limit)):
+                    return await self._attempts(tool, act, sends, deadline)
         except TimeoutError:
+            if act.hang_up.cut:
+                return _broken_off(tool, sends, "cut_short", "the gate ended before the system had answered")
             return _broken_off(tool, sends, "timeout", "the system did not answer in time")
 
     async def _attempts(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
@@ -143,6 +151,12 @@ class AdapterTools:
     async def _attempt(self, tool: AdmittedTool, act: Act, sends: Sends, deadline: datetime) -> Outcome:
         ended = await _value_or_error(_operate(tool, act, sends, deadline))
         return _meaning_of(ended, tool, act, sends) if isinstance(ended, Exception) else ended
+
+
+def _end(limit: asyncio.Timeout) -> None:
+    """Let the time be over now, unless it is."""
+    if not limit.expired():
+        limit.reschedule(0)
 
 
 async def _value_or_error(operation: Coroutine[Any, Any, T]) -> T | Exception:
@@ -217,6 +231,7 @@ def _context(client: Any, act: Act, sending: Sending, deadline: datetime) -> Con
         remember=act.remember,
         remembered=act.opened.remembered,
         answers=act.call.answers,
+        questions=act.call.questions,
         sending=sending,
     )
 
@@ -224,15 +239,17 @@ def _context(client: Any, act: Act, sending: Sending, deadline: datetime) -> Con
 def _checked(tool: AdmittedTool, act: Act, sends: Sends, result: Any) -> Outcome:  # noqa: ANN401 - an adapter's
     operation = tool.run_by
     value = operation.output_model.model_dump(result, mode="json", by_alias=True)
-    if fault := _fault_in_spelling(value) or tool.output.fault_in(value):
+    shown = issubclass(operation.output_model, Content | Messages)
+    longest = LARGEST_RESULT if shown else MAX_TEXT
+    if fault := _fault_in_spelling(value, longest) or tool.output.fault_in(value):
         log.error("call %s: %s broke its output schema: %s", act.call.id, tool.name, fault)
         return _broken_off(tool, sends, "bad_result", "the adapter's result breaks its own schema")
     return Done(value=value)
 
 
-def _fault_in_spelling(value: JsonObject) -> str | None:
+def _fault_in_spelling(value: JsonObject, longest_text: int) -> str | None:
     """Say why a result could not be recorded and read again, or None."""
-    if fault := out_of_bounds(value, most_values=MOST_VALUES):
+    if fault := out_of_bounds(value, most_values=MOST_VALUES, longest_text=longest_text):
         return fault
     try:
         spelled = canonical(value)
@@ -267,7 +284,7 @@ def _meaning_of(  # noqa: PLR0911 - one for each thing that can have happened
             detail = "a later step of it was refused after an earlier one had been sent"
             return _broken_off(tool, sends, "partly_done", detail)
         case InputNeeded() if sends.count == 0 or tool.terms.effect == "read":
-            return InputRequired(detail=error.question, fields=error.schema)
+            return InputRequired(detail=error.question, fields=error.schema, name=error.name, mark=error.mark)
         case NothingDone():
             return Failed(code=error.code, detail=error.message, retryable=error.retryable)
         case RequestBroken():
@@ -295,6 +312,11 @@ _BAD_ARGUMENTS = Failed(
     code="bad_arguments",
     detail="the adapter did not accept the arguments; nothing was sent",
     retryable=False,
+)
+_CUT_BEFORE = Failed(
+    code="cut_short",
+    detail="the gate ended before anything was sent; nothing was done",
+    retryable=True,
 )
 _CANCELLED = Failed(
     code="cancelled_before_send",

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from toolgate.backends.lending import Static, Wanted, static_lease
+from toolgate.backends.lending import Static, Wanted
 from toolgate.core.credential_roles import CredentialRole, EnvRole
 from toolgate.core.errors import CredentialUnavailable
 from toolgate.core.lease import Lease
@@ -23,10 +23,21 @@ class EnvSource(Static):
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         given = os.environ if environment is None else environment
         self._environment = {name: value for name, value in given.items() if not _is_own(name)}
 
-    async def lend(self, wanted: Wanted) -> Lease:
+    def get(self, name: str) -> SecretStr:
+        """Give a variable to the gate itself.
+
+        Raises:
+            CredentialUnavailable: it is not set, is empty, or opens the keystore or the vault.
+        """
+        for problem, remedy in self._faults(name):
+            raise CredentialUnavailable("no_credential", f"{problem}; {remedy}", retryable=False)
+        return SecretStr(self._environment[name])
+
+    def at_hand(self, wanted: Wanted) -> Lease:
         """Lend the variable that the role names.
 
         Raises:
@@ -35,18 +46,22 @@ class EnvSource(Static):
         role = wanted.role
         if not isinstance(role, EnvRole):
             raise TypeError(f"{wanted.name} is no variable of the environment")
-        for problem, remedy in self.faults(role):
-            raise CredentialUnavailable("no_credential", f"{problem}; {remedy}", retryable=False)
-        return static_lease(wanted, SecretStr(self._environment[role.secret]))
+        return self.lease_of(wanted, role.secret, self.get(role.secret))
+
+    async def lend(self, wanted: Wanted) -> Lease:
+        """Lend as `at_hand` does: nothing here has to be waited for."""
+        return self.at_hand(wanted)
 
     def faults(self, role: CredentialRole) -> Iterator[tuple[str, str]]:
         """Say what would keep the role from being lent, and what to do."""
-        if not isinstance(role, EnvRole):
-            return
-        if _is_own(role.secret):
-            yield f"{role.secret} is the gate's own, and is lent to nobody", "name another variable"
-        elif not self._environment.get(role.secret):
-            yield f"the environment has no {role.secret}", "set it where the gate is started"
+        if isinstance(role, EnvRole):
+            yield from self._faults(role.secret)
+
+    def _faults(self, name: str) -> Iterator[tuple[str, str]]:
+        if _is_own(name):
+            yield f"{name} is the gate's own, and is lent to nobody", "name another variable"
+        elif not self._environment.get(name):
+            yield f"the environment has no {name}", "set it where the gate is started"
 
 
 def _is_own(name: str) -> bool:

@@ -2,19 +2,19 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import jwt
 
 from toolgate.backends.jwks import Jwks
+from toolgate.backends.token_claims import caller_named
 from toolgate.core.call import Caller
 from toolgate.core.identity import BadToken, TrustedIssuer
 
 LONGEST_TOKEN: Final = 16_384
 _MOST_REMEMBERED: Final = 10_000
-_LONGEST_CHAIN: Final = 8
 
 
 class JwtCallers:
@@ -42,6 +42,7 @@ class JwtCallers:
 
         Raises:
             BadToken: it is malformed, expired, for another resource, of a stranger, or wrongly signed.
+            IssuerUnavailable: the keys of its issuer cannot be read.
         """
         if len(token) > LONGEST_TOKEN:
             raise BadToken("it is too long")
@@ -49,7 +50,8 @@ class JwtCallers:
         known = self._known.get(name)
         if known is not None:
             caller, expires, keys, version = known
-            await keys.refresh()
+            if keys.are_old():
+                await keys.refresh()
             if time.time() < expires and version == keys.version:
                 return caller
             self._known.pop(name, None)  # another call with it may have been faster
@@ -74,7 +76,7 @@ class JwtCallers:
                 leeway=issuer.leeway,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-            caller = _caller(claims, issuer)
+            caller = caller_named(claims, issuer)
             expires = claims["exp"] + issuer.leeway
         except jwt.PyJWTError as error:
             raise BadToken(_reason(error)) from error
@@ -90,62 +92,6 @@ class JwtCallers:
         if trusted is None:
             raise BadToken("its issuer is not trusted here")
         return trusted
-
-
-def _caller(claims: Mapping[str, Any], issuer: TrustedIssuer) -> Caller:
-    tenant = issuer.tenant
-    if tenant is None:
-        tenant = _claim(claims, issuer.tenant_claim or "")
-        if tenant not in issuer.tenants:
-            raise BadToken("its issuer may not speak for that tenant")
-    if not claims["sub"]:
-        raise BadToken("it names no subject")
-    caller = Caller(
-        subject=claims["sub"],
-        issuer=issuer.issuer,
-        tenant=tenant,
-        client=str(claims.get("client_id") or claims.get("azp") or ""),
-        roles=_words(_claim(claims, issuer.roles_claim)) if issuer.roles_claim else frozenset(),
-        scopes=_words(_claim(claims, issuer.scopes_claim)),
-        act=tuple(_chain(claims.get("act"))),
-    )
-    caller.model_dump_json()  # raises ValueError for what is not Unicode, which nothing after this could keep
-    return caller
-
-
-def _claim(claims: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - whatever a token holds
-    if path in claims:
-        return claims[path]
-    value: Any = claims
-    for step in path.split("."):
-        value = _object(value).get(step)
-    return value
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    """A claim that is a JSON object, or an empty one in place of anything else."""
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def _words(value: object) -> frozenset[str]:
-    """A list of texts, or one text of words (RFC 6749, section 3.3)."""
-    if value is None:
-        return frozenset()
-    if isinstance(value, str):
-        return frozenset(value.split())
-    words = cast("list[object]", value) if isinstance(value, list) else [None]
-    if not all(isinstance(word, str) for word in words):
-        raise TypeError("neither a text nor a list of texts")
-    return frozenset(str(word) for word in words)
-
-
-def _chain(act: object) -> list[str]:
-    """The actors, nearest first (RFC 8693, section 4.1)."""
-    chain: list[str] = []
-    while (actor := _object(act)) and len(chain) < _LONGEST_CHAIN:
-        chain.append(str(actor.get("sub", "")))
-        act = actor.get("act")
-    return chain
 
 
 def _reason(error: jwt.PyJWTError) -> str:

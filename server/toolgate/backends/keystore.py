@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,11 +25,14 @@ from toolgate.backends.keystore_file import (
     unsealed,
     write_keystore,
 )
-from toolgate.backends.lending import Static, Wanted, static_lease
+from toolgate.backends.lending import Static, Wanted
 from toolgate.backends.master_key import KeyOrigin, KeySource, existing_key, forget_key, new_key, next_key
 from toolgate.core.credential_roles import CredentialRole, FileRole
 from toolgate.core.errors import CredentialUnavailable
 from toolgate.core.lease import Lease
+
+LOOK_SECONDS: Final = 0.05
+"""How long an entry that another process changed may still be lent as it was."""
 
 
 def _utc_now() -> datetime:
@@ -73,6 +77,7 @@ class Keystore:
         self._path, self._now = path, now
         self._key_of = partial(existing_key, keystore=path, passphrase=passphrase, dev=dev)
         self._following = Lock()
+        self._look_again = 0.0
         self._last_key: tuple[KeyOrigin, AESGCM] | None = None
         self._opened = self._open()
 
@@ -96,7 +101,12 @@ class Keystore:
         Raises:
             CredentialUnavailable: there is none of that name, or the file was tampered with.
         """
-        current = self._current()
+        self._current()
+        return self.get_as_read(name)
+
+    def get_as_read(self, name: str) -> SecretStr:
+        """Open one entry of the file as it was read last, without a look at it. Raises as `get`."""
+        current = self._opened
         return SecretStr(unsealed(current.cipher, name, _entry(current, name)).decode())
 
     def set(self, name: str, secret: SecretStr) -> None:
@@ -141,9 +151,22 @@ class Keystore:
             old_is_gone = forget_key(before.key, self._path)
         return RotatedKey(source=origin.source, entries=len(entries), old_is_gone=old_is_gone)
 
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Tells the file that was read last from any other."""
+        return self._opened.stamp
+
     def changed(self) -> bool:
         """Whether the file is another one than was read last."""
         return not self._is_still(self._opened.stamp)
+
+    def lately_changed(self) -> bool:
+        """The same, looked up now and then: for each call it would cost more than to open an entry."""
+        at = monotonic()
+        if at < self._look_again:
+            return False
+        self._look_again = at + LOOK_SECONDS
+        return self.changed()
 
     def follow(self) -> None:
         """Take up what others changed. A changed passphrase takes half a second: not for the event loop.
@@ -210,20 +233,36 @@ class KeystoreSource(Static):
     """Lends the keystore's entries: static secrets."""
 
     def __init__(self, keystore: Keystore) -> None:
+        super().__init__()
         self._keystore = keystore
+        self._stamp = keystore.stamp
+
+    def at_hand(self, wanted: Wanted) -> Lease | None:
+        """Lend the entry that the role names; None when the file is another one and has to be read first.
+
+        Raises:
+            CredentialUnavailable: there is none.
+        """
+        return None if self._keystore.lately_changed() else self._lease(wanted)
 
     async def lend(self, wanted: Wanted) -> Lease:
-        """Lend the entry that the role names.
+        """Lend the entry that the role names, of the file as it is now.
 
         Raises:
             CredentialUnavailable: there is none, or the keystore does not open.
         """
+        if self._keystore.changed():
+            await asyncio.to_thread(self._keystore.follow)
+        return self._lease(wanted)
+
+    def _lease(self, wanted: Wanted) -> Lease:
         role = wanted.role
         if not isinstance(role, FileRole):
             raise TypeError(f"{wanted.name} is no entry of a keystore")
-        if self._keystore.changed():
-            await asyncio.to_thread(self._keystore.follow)
-        return static_lease(wanted, self._keystore.get(role.secret))
+        if self._keystore.stamp != self._stamp:
+            self.forget()
+            self._stamp = self._keystore.stamp
+        return self.lease_of(wanted, role.secret, self._keystore.get_as_read(role.secret))
 
     def faults(self, role: CredentialRole) -> Iterator[tuple[str, str]]:
         """Say what would keep the role from being lent, and what to do."""

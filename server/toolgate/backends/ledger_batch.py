@@ -3,17 +3,15 @@
 import sqlite3
 from typing import Any, Protocol
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from toolgate.backends.ledger_entries import Entry
-from toolgate.backends.sql_tables import ENTRY, NODE, PAYLOAD, TIP, Prepared
+from toolgate.backends.sql_tables import ENTRY, NODE, PAYLOAD, TIP, Prepared, Rows
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.merkle import Frontier, leaf_hash
 
 _TIP = Prepared(select(TIP.c.size, TIP.c.frontier).where(TIP.c.id == 1))
-_INSERT_ENTRY = Prepared(insert(ENTRY))
-_INSERT_NODE = Prepared(insert(NODE))
-_INSERT_PAYLOAD = Prepared(insert(PAYLOAD))
+_ENTRIES, _PAYLOADS, _NODES = Rows(ENTRY), Rows(PAYLOAD), Rows(NODE)
 _MOVE_TIP = Prepared(
     update(TIP)
     .where(TIP.c.id == 1, TIP.c.size == bindparam("old"))
@@ -83,9 +81,9 @@ class Batch:
         """Insert what was appended since the last time, and move the tip; queries see none of it before."""
         if not self._entries:
             return
-        self._connection.executemany(_INSERT_ENTRY.text, self._entries)
-        self._connection.executemany(_INSERT_PAYLOAD.text, self._payloads)
-        self._connection.executemany(_INSERT_NODE.text, self._nodes)
+        _ENTRIES.insert(self._connection, self._entries)
+        _PAYLOADS.insert(self._connection, self._payloads)
+        _NODES.insert(self._connection, self._nodes)
         moved = {"old": self._begin, "new": self.tree.size, "packed": self.tree.pack()}
         if self.execute(_MOVE_TIP, moved).rowcount != 1:
             raise LedgerUnavailable("the ledger's tip moved under a writer that had its turn")

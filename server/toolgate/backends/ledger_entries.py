@@ -172,11 +172,13 @@ class Entries:
     def refusal(
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, names: Names
     ) -> Entry:
-        """Spell that nothing was done, and why. Arguments that broke their schema are not kept."""
+        """Spell that nothing was done, and why. Arguments that nobody checked are neither kept nor read."""
         capture: Capture = tool.terms.capture if tool and refused.code != "bad_arguments" else "metadata"
         body = self._body("refusal", refused.code, call, tool, names, call.id) | _judged(decision)
         if tool is None:
             return self._entry(body, {"asked": _printable(call.tool)}, "full")
+        if capture == "metadata":
+            return self._entry(body, {}, capture)
         values: dict[str, Json | bytes] = {"arguments": call.spelled, "caller": _claimed_by(call)}
         return self._entry(body, values, capture)
 

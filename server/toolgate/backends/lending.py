@@ -13,7 +13,7 @@ from toolgate.core.call import Call
 from toolgate.core.claims import Opened
 from toolgate.core.credential_roles import CredentialRole, OAuthRole, VaultRole
 from toolgate.core.errors import CredentialUnavailable, without_values
-from toolgate.core.lease import PARTS, Lease, LeaseSource, Lent
+from toolgate.core.lease import PARTS, Lease, LeaseSource, Lent, spellings_of
 from toolgate.core.outcome import Failed, Outcome
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
@@ -40,6 +40,26 @@ class Wanted:
 
 class Static:
     """What sources of static secrets have in common: there is nothing to look after, and nothing to end."""
+
+    def __init__(self) -> None:
+        self._spelled: dict[str, tuple[SecretStr, tuple[str, ...]]] = {}
+
+    def lease_of(self, wanted: Wanted, entry: str, secret: SecretStr) -> Lease:
+        """Lend a secret that outlives the call; how it is spelled is worked out once for each."""
+        known = self._spelled.get(entry)
+        if known is None or known[0] != secret:
+            known = self._spelled[entry] = secret, spellings_of(secret)
+        lent = Lent(id=f"static-{wanted.call.id}", role=wanted.name, source=wanted.role.source)
+        return Lease(secret=secret, lent=lent, known_spellings=known[1])
+
+    def forget(self) -> None:
+        """Forget how secrets are spelled, of which some may be no longer there."""
+        self._spelled.clear()
+
+    def at_hand(self, wanted: Wanted) -> Lease | None:
+        """Lend what needs no waiting, and so no timeout; None for what does. Raises as `lend`."""
+        del wanted
+        return None
 
     async def take_back(self, lease: Lease, *, refused: bool = False) -> Lent:
         """Nothing ends a static secret: the call has let go of it."""
@@ -111,10 +131,13 @@ class Lending:
             )
         wanted = Wanted(name=tool.terms.credential, role=role, tool=tool, call=call, opened=opened)
         try:
+            source = self._source(role)
+            if isinstance(source, Static) and (lease := source.at_hand(wanted)) is not None:
+                return lease
             async with asyncio.timeout(tool.terms.timeout):
                 if isinstance(role, OAuthRole):
                     return await self._with_client(wanted, role)
-                return await self._source(role).lend(wanted)
+                return await source.lend(wanted)
         except CredentialUnavailable:
             raise
         except TimeoutError:
@@ -216,9 +239,3 @@ def _too_short(role: VaultRole, timeout: float) -> Iterator[tuple[str, str]]:
     if role.ttl < least:
         problem = f"with ttl = {role.ttl} it could end in the middle of a call, which may take {timeout:g} s"
         yield problem, f"say ttl = {least} or more, or a shorter timeout of the tool"
-
-
-def static_lease(wanted: Wanted, secret: SecretStr) -> Lease:
-    """Lend a secret that outlives the call."""
-    lent = Lent(id=f"static-{wanted.call.id}", role=wanted.name, source=wanted.role.source)
-    return Lease(secret=secret, lent=lent)

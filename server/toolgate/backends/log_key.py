@@ -9,6 +9,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import ED25519, Checkpoint, Note, VerifierKey, signed
@@ -102,6 +104,11 @@ class LogKey:
     def sign(self, message: bytes) -> bytes:
         """Sign `message` (RFC 8032)."""
         return self._private.sign(message)
+
+    def derived(self, purpose: str) -> bytes:
+        """Give a secret for another `purpose`, from which nobody can tell this key (RFC 5869)."""
+        known = HKDF(algorithm=SHA256(), length=_SEED_BYTES, salt=None, info=purpose.encode())
+        return known.derive(self._private.private_bytes_raw())
 
     def note(self, checkpoint: Checkpoint, *others: "LogKey") -> Note:
         """Sign a checkpoint, with other keys too."""

@@ -9,19 +9,23 @@ from typing import Any, Final
 
 from pydantic import Field, PydanticUserError, ValidationError
 
-from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, System
+from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, Content, System
 from toolgate.backends.adapters_installed import adapter_named
-from toolgate.core.arguments import Schema, closed
+from toolgate.backends.offers import Address, clashes, complaints
+from toolgate.core.arguments import Schema, closed, out_of_bounds
 from toolgate.core.canonical import digest
 from toolgate.core.credential_roles import CredentialRole, OAuthRole
 from toolgate.core.errors import Fault
 from toolgate.core.record import JsonObject, Record
 from toolgate.core.tool import Terms, Tool
+from toolgate.core.uri_template import UriTemplate
 
-_LONGEST_WIRE_NAME: Final = 64
 _NAME: Final = re.compile(r"[a-z0-9_-]+")
 _ALPHABET: Final = "use a-z, 0-9, _ and -"
+_AUTHOR: Final = "the adapter's author can mend it"
 NO_CREDENTIAL: Final = "none"
+LOCK: Final = "lock.toml"
+"""The one file beside the manifests that is none: what was reviewed of their operations (`registry_lock`)."""
 
 
 class ToolManifest(Terms):
@@ -30,6 +34,10 @@ class ToolManifest(Terms):
     title: str = ""
     description: str = ""
     """In place of the adapter's own words."""
+    resource: Address | None = None
+    """Where clients may read it as a resource."""
+    prompt: bool = False
+    """Whether it is offered as a prompt, and not among the tools."""
     operation: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -48,6 +56,7 @@ class Manifest(Record):
 class AdmittedTool(Tool):
     """A tool with the operation and the connection that carry it out."""
 
+    adapter: str
     run_by: AnyOperation
     connector: Connector[Any]
 
@@ -55,8 +64,9 @@ class AdmittedTool(Tool):
 class ManifestCatalog:
     """The admitted tools, by name, as one reading of the registry found them."""
 
-    def __init__(self, tools: Sequence[AdmittedTool], version: str) -> None:
+    def __init__(self, tools: Sequence[AdmittedTool], version: str, warnings: Sequence[Fault] = ()) -> None:
         self.tools: tuple[AdmittedTool, ...] = tuple(sorted(tools, key=lambda tool: tool.wire_name))
+        self.warnings = tuple(warnings)
         self.digest = version
         self._by_name = {tool.wire_name: tool for tool in tools} | {tool.name: tool for tool in tools}
 
@@ -73,7 +83,7 @@ class Registry:
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
-        self._folder, self._root = folder, root
+        self.folder, self._root = folder, root
         self._connections: dict[str, tuple[Adapter[Any], System, Connector[Any]]] = {}
         self._retired: list[Connector[Any]] = []
 
@@ -82,10 +92,10 @@ class Registry:
         faults: list[Fault] = []
         tools: list[AdmittedTool] = []
         texts: JsonObject = {}
-        files = sorted(self._folder.glob("*.toml")) if self._folder.is_dir() else []
+        files = sorted(set(self.folder.glob("*.toml")) - {self.folder / LOCK}) if self.folder.is_dir() else []
         if not files:
             problem = "there is no manifest in this folder"
-            faults.append(_fault(self._folder, "", problem, "add one, or run: toolgate init"))
+            faults.append(_fault(self.folder, "", problem, "add one, or run: toolgate init"))
         for file in files:
             try:
                 text = file.read_text("utf-8")
@@ -96,7 +106,7 @@ class Registry:
             found = _Reader(file, faults).manifest(text)
             if found is not None:
                 tools.extend(self._admit(file, *found, faults))
-        faults.extend(_name_clashes(tools, self._folder))
+        faults.extend(_fault(self.folder, *clash) for clash in clashes(tools))
         if faults:
             return None, faults
         return ManifestCatalog(tools, digest(texts)), []
@@ -134,10 +144,14 @@ class Registry:
             if operation is None or not reader.clean:
                 continue
             try:
-                yield _admitted(system, name, tool, role, manifest.credentials, operation, connector)
+                admitted = _admitted(system, name, tool, role, manifest, operation, connector)
             except (ValueError, PydanticUserError) as error:
                 problem = f"its arguments or result have no JSON Schema: {error}"
-                faults.append(_fault(file, f"tools.{name}", problem, "the adapter's author can mend it"))
+                faults.append(_fault(file, f"tools.{name}", problem, _AUTHOR))
+                continue
+            for key, *said in complaints(admitted, operation.output_model):
+                faults.append(_fault(file, f"tools.{name}.{key}", *said))
+            yield admitted
 
     def _connection(self, adapter: Adapter[Any], system: System) -> Connector[Any]:
         known = self._connections.get(system.name)
@@ -206,8 +220,11 @@ class _Reader:
         if tool.retries and tool.effect != "read":
             problem = "only a read may be asked again by itself"
             self._tell(f"{place}.retries", problem, "remove it")
-        if not (tool.description or operation.description).strip():
+        description = tool.description or operation.description
+        if not description.strip():
             self._tell(place, "it has no description", "say what it does")
+        if fault := out_of_bounds({"description": description}):
+            self._tell(place, f"its description: {fault}", _AUTHOR)
         return operation
 
     def role(self, name: str, tool: ToolManifest, manifest: Manifest) -> CredentialRole | None:
@@ -238,7 +255,7 @@ def _admitted(  # noqa: PLR0913, PLR0917 - what a tool is made of
     name: str,
     tool: ToolManifest,
     role: CredentialRole | None,
-    roles: Mapping[str, CredentialRole],
+    manifest: Manifest,
     operation: AnyOperation,
     connector: Connector[Any],
 ) -> AdmittedTool:
@@ -253,31 +270,18 @@ def _admitted(  # noqa: PLR0913, PLR0917 - what a tool is made of
         input=Schema(closed(operation.input_model.model_json_schema(mode="validation"))),
         output=Schema(operation.output_model.model_json_schema(mode="serialization")),
         credential=role,
-        helpers=roles,
+        gives_content=issubclass(operation.output_model, Content),
+        helpers=manifest.credentials,
+        adapter=manifest.adapter,
         run_by=operation,
         connector=connector,
+        resource=UriTemplate(tool.resource) if tool.resource else None,
+        prompt=tool.prompt,
     )
-
-
-def _name_clashes(tools: Sequence[Tool], folder: Path) -> Iterator[Fault]:
-    seen: dict[str, str] = {}
-    for tool in tools:
-        other = seen.setdefault(tool.wire_name, tool.name)
-        if other != tool.name:
-            problem = f"{other} and {tool.name} would both be called {tool.wire_name}"
-            yield _fault(folder, tool.name, problem, "rename one of the files")
-        if len(tool.wire_name) > _LONGEST_WIRE_NAME:
-            problem = f"its name is longer than {_LONGEST_WIRE_NAME} characters"
-            yield _fault(folder, tool.name, problem, "rename the file")
 
 
 def _fault(file: Path, place: str, problem: str, remedy: str) -> Fault:
-    return Fault(
-        file=f"registry/{file.name}" if file.suffix else "registry",
-        place=place,
-        problem=problem,
-        remedy=remedy,
-    )
+    return Fault(f"registry/{file.name}" if file.suffix else "registry", place, problem, remedy)
 
 
 def _words(error: Exception) -> str:

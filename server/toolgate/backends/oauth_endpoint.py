@@ -6,23 +6,16 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
-from urllib.parse import quote_plus
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from toolgate.backends.asking import PATIENCE, closed_client, signed_in
 from toolgate.core.errors import CredentialUnavailable
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS: Final = 1.0
-READ_SECONDS: Final = 3.0
-PATIENCE: Final = 5.0
-"""Seconds for one request, with the wait for a connection and however slowly the answer trickles in."""
-MOST_AT_ONCE: Final = 8
-"""Requests to one endpoint at the same time: one that hangs keeps no connection from the others."""
 LARGEST: Final = 65_536
 """Bytes of an answer."""
 _OK, _UNAUTHORIZED, _TOO_MANY = 200, 401, 429
@@ -67,11 +60,9 @@ class TokenEndpoints:
         id_, colon, secret = client.get_secret_value().partition(":")
         if not (id_ and colon):
             raise OAuthFault("oauth_bad_client", "the client's credential is not client_id:client_secret")
-        # RFC 6749, section 2.3.1: both are form-encoded before they are joined.
-        auth = httpx.BasicAuth(quote_plus(id_), quote_plus(secret))
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await self._post(url, auth, form)
+                answer = await self._post(url, signed_in(id_, secret), form)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             # The error does not go on: it holds the request.
             fault, kind = _fault_of(error), type(error).__name__
@@ -101,15 +92,7 @@ class TokenEndpoints:
 
     def _client(self, url: str) -> httpx.AsyncClient:
         if url not in self._clients:
-            self._clients[url] = httpx.AsyncClient(
-                verify=self._trust,
-                trust_env=False,
-                follow_redirects=False,
-                timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-                limits=httpx.Limits(max_connections=MOST_AT_ONCE, keepalive_expiry=2),
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
+            self._clients[url] = closed_client(self._trust)
         return self._clients[url]
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import Final
 
 import httpx
-from pydantic import HttpUrl, SecretStr
+from pydantic import SecretStr
 
+from toolgate.backends.asking import faults_in_endpoint
 from toolgate.backends.lending import Wanted
 from toolgate.backends.oauth_endpoint import OAuthFault
 from toolgate.core.credential_roles import CredentialRole, OAuthRole
@@ -79,22 +79,9 @@ class TokenRequest:
 
 def oauth_faults(role: CredentialRole) -> Iterator[tuple[str, str]]:
     """Say what would keep the role from being lent, and what to do; its server is not asked."""
-    if not isinstance(role, OAuthRole):
-        return
-    if role.token_url.scheme == "http" and not _is_loopback(role.token_url):
-        yield "its token_url is http, and secrets would be sent for anybody to read", "use https"
-    if role.token_url.username or role.token_url.password:
-        yield "its token_url holds a user", "name a role with the client's credential in client"
-    if role.token_url.fragment:
-        yield "its token_url has a fragment", "remove it"
-
-
-def _is_loopback(url: HttpUrl) -> bool:
-    host = (url.host or "").strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if isinstance(role, OAuthRole):
+        sign_in = "name a role with the client's credential in client"
+        yield from faults_in_endpoint(role.token_url, setting="token_url", sent="secrets", sign_in=sign_in)
 
 
 def _to_exchange(wanted: Wanted, role: OAuthRole) -> SecretStr:

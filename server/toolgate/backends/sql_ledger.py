@@ -129,7 +129,7 @@ class SqlLedger:
             leases=tuple(self._entries.lease(call, tool, names, opened, one) for one in lent),
             settlement=Settlement(
                 state=state_after(outcome, resent=opened.resent),
-                outcome=stored(outcome),
+                outcome=stored(outcome) if opened.claimed else b"",
                 until=micros(self._now() + timedelta(seconds=tool.terms.quiet_period)),
             ),
         )

@@ -15,7 +15,7 @@ from toolgate.cli.output import complain
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured, NothingRecorded
 
 COMMANDS: Final = ("init", "check", "serve", "call", "token")
-GROUPS: Final = ("calls", "leases", "ledger", "policy", "secrets")
+GROUPS: Final = ("calls", "leases", "ledger", "policy", "registry", "secrets")
 
 
 def app(words: Sequence[str]) -> typer.Typer:

@@ -18,7 +18,6 @@ from toolgate.cli.output import HERE, AsJson, Root, complain, err, out, print_js
 from toolgate.cli.progress import Bar
 from toolgate.core.credential_roles import VaultRole
 from toolgate.core.errors import LedgerUnavailable, Misconfigured
-from toolgate.rulebooks import read_registry
 from toolgate.settings import Settings, read_settings
 
 _EXIT: Final = {"equal": 0, "different": 1, "cannot tell": 2}
@@ -71,7 +70,7 @@ def _uses(root: Path, settings: Settings) -> Uses:
     """
     registry = Registry(root / settings.registry, root)
     try:
-        catalog, faults = read_registry(registry, None)
+        catalog, faults = registry.read()
     finally:
         asyncio.run(registry.aclose())
     if catalog is None:

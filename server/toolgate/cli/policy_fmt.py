@@ -9,7 +9,7 @@ from rich.text import Text
 
 from toolgate.backends.policy.formatting import formatted
 from toolgate.backends.policy.reading import read_policy
-from toolgate.backends.policy.replacing import replace_file
+from toolgate.backends.replacing import replace_file
 from toolgate.cli.output import HERE, AsJson, Root, out, print_json, printable
 from toolgate.cli.policy_on_disk import Policies
 from toolgate.core.errors import Misconfigured

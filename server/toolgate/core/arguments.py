@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import jsonschema_rs
 
+from toolgate.core.canonical import canonical
 from toolgate.core.record import Json, JsonObject
 
 MAX_DEPTH: Final = 32
@@ -32,6 +33,7 @@ class Schema:
     def __init__(self, document: Mapping[str, Json]) -> None:
         self.document: JsonObject = dict(document)
         try:
+            canonical(self.document)
             self._validator = jsonschema_rs.Draft202012Validator(
                 self.document,
                 mask="the value",
@@ -50,14 +52,16 @@ class Schema:
         return _told(self._validator.iter_errors(value))
 
 
-def out_of_bounds(arguments: JsonObject, *, most_values: int = MAX_VALUES) -> str | None:
+def out_of_bounds(
+    arguments: JsonObject, *, most_values: int = MAX_VALUES, longest_text: int = MAX_TEXT
+) -> str | None:
     """Say which general bound `arguments` break, or None; walks over at most `most_values` values."""
     seen = 0
     level: list[Json] = [arguments]
     for _ in range(MAX_DEPTH + 1):
         below: list[Json] = []
         for value in level:
-            if fault := _bad_value(value):
+            if fault := _bad_value(value, longest_text):
                 return fault
             if isinstance(value, dict):
                 below.extend(value.values())
@@ -88,21 +92,21 @@ def _closed(schema: Json) -> Json:
     return schema
 
 
-def _bad_value(value: Json) -> str | None:
+def _bad_value(value: Json, longest: int) -> str | None:
     match value:
         case str():
-            return _bad_text(value)
+            return _bad_text(value, longest)
         case dict():
-            return next(filter(None, map(_bad_text, value)), None)
+            return next(filter(None, (_bad_text(name, MAX_TEXT) for name in value)), None)
         case float() if not math.isfinite(value):
             return "a number is not finite"
         case _:
             return None
 
 
-def _bad_text(text: str) -> str | None:
-    if len(text) > MAX_TEXT:
-        return f"a text is longer than {MAX_TEXT} characters"
+def _bad_text(text: str, longest: int) -> str | None:
+    if len(text) > longest:
+        return f"a text is longer than {longest} characters"
     if not text.isascii():
         try:
             text.encode()

@@ -1,5 +1,6 @@
 """Who asks, and what is asked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -11,8 +12,8 @@ from pydantic import SecretStr
 from toolgate.core.canonical import canonical
 from toolgate.core.record import JsonObject, Record
 
-KeySource = Literal["none", "meta", "header", "derived"]
-"""Where a call's idempotency key came from."""
+KeySource = Literal["none", "meta", "header", "derived", "round"]
+"""Where a call's idempotency key came from: `derived`: its place in a run; `round`: its first round."""
 
 
 class Caller(Record):
@@ -50,7 +51,9 @@ class Call:
     ordinal: int = 0
     """Which of the step's calls."""
     answers: JsonObject | None = None
-    """What the person behind the caller answered to the question that the call ended with before."""
+    """What the person behind the caller answered so far, by the names of the questions."""
+    questions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The marks of the questions that were answered, where they are known."""
     declined: bool = False
     """The person did not want to answer it."""
     again: bool = False

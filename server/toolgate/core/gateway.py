@@ -39,7 +39,7 @@ class Gateway:
     def tools_for(self, caller: Caller) -> list[Tool]:
         """Give the tools of which some call could be allowed to `caller`, by name."""
         book = self.rulebook()
-        return [tool for tool in book.catalog.tools if book.policy.visible(caller, tool)]
+        return [t for t in book.catalog.tools if not t.unreviewed and book.policy.visible(caller, t)]
 
     async def carry_out(self, call: Call, progress: Progress = silent) -> Answer:
         """Take `call` through the house. Its outcome says what has happened to the world."""
@@ -47,6 +47,8 @@ class Gateway:
         tool = book.catalog.find(call.tool)
         if tool is None or not book.policy.visible(call.caller, tool):
             return await self._refuse(book, call, None, _UNKNOWN_TOOL)
+        if tool.unreviewed:
+            return await self._refuse(book, call, tool.under("metadata"), _TOOL_CHANGED)
         call = with_derived_key(call, tool)
         if refused := _fault_in(call, tool):  # the rules were not asked, so how much may be kept is not known
             return await self._refuse(book, call, tool.under("metadata"), refused)
@@ -65,11 +67,11 @@ class Gateway:
             case Refused() as refused:
                 return await self._refuse(book, call, obliged, refused, decision)
             case Answer() as answer:
-                return answer.under(decision.obligations)
+                return _seen(answer, tool, decision)
             case Opened():
                 outcome, lent = await self._attempt(call, obliged, opened, progress, hang_up)
                 answer = await self._close(call, obliged, opened, outcome, lent)
-                return answer.under(decision.obligations)
+                return _seen(answer, tool, decision)
 
     async def _open(
         self, book: Rulebook, call: Call, tool: Tool
@@ -169,6 +171,12 @@ def _obliged(tool: Tool, decision: Decision) -> Tool:
     return tool.under(obligations.least(tool.terms.capture), require_dynamic=obligations.dynamic)
 
 
+def _seen(answer: Answer, tool: Tool, decision: Decision) -> Answer:
+    """Give the answer as the caller may see it, and how."""
+    seen = answer.under(decision.obligations)
+    return seen.model_copy(update={"as_content": True}) if tool.gives_content else seen
+
+
 def _fault_in(call: Call, tool: Tool) -> Refused | None:
     """What is wrong with the call itself. Nothing else reads the arguments before this has."""
     if fault := out_of_bounds(call.arguments) or tool.input.fault_in(call.arguments):
@@ -177,6 +185,7 @@ def _fault_in(call: Call, tool: Tool) -> Refused | None:
         return Refused(
             code="insufficient_scope",
             detail=f"the token lacks the scope {' '.join(sorted(missing))}; ask your issuer for it",
+            scopes=tool.terms.scopes,
         )
     if call.declined:
         return Refused(code="input_declined", detail="the question that the call depends on was not answered")
@@ -230,6 +239,11 @@ _RUN_TOO_BUSY = Refused(
     retry_after_ms=200,
 )
 _UNKNOWN_TOOL = Refused(code="unknown_tool", detail="there is no such tool")
+_TOOL_CHANGED = Refused(
+    code="tool_changed",
+    detail="the tool is not what was reviewed, and is not served until somebody has reviewed it; "
+    "ask the team that keeps the registry",
+)
 _UNRECORDED_END = Unknown(
     code="end_not_recorded",
     detail="the call was acted on, but its end could not be recorded; its result is withheld",

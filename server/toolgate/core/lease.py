@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -66,21 +67,39 @@ class Lease:
     """Other calls of the run use it too."""
     beside: "tuple[Lease, ...]" = field(default=())
     """Leases that were needed to get this one: a client's own secret, at a token endpoint."""
+    known_spellings: tuple[str, ...] | None = field(default=None, repr=False)
+    """Those of its secret, where its source has worked them out before."""
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
         """How a system may tell its secrets, whole or a password alone: the longest first."""
-        found: set[str] = set()
-        for one in (self, *self.beside):
-            secret = one.secret.get_secret_value()
-            for text in {secret, secret.partition(":")[2]}:
-                found |= _spelled(text)
-        return tuple(sorted((word for word in found if len(word) >= _SHORTEST), key=len, reverse=True))
+        if self.known_spellings is not None and not self.beside:
+            return self.known_spellings
+        return spellings_of(*(one.secret for one in (self, *self.beside)))
+
+
+def spellings_of(*secrets: SecretStr) -> tuple[str, ...]:
+    """Give how a system may tell `secrets`, whole or a password alone: the longest first."""
+    found: set[str] = set()
+    for secret in (one.get_secret_value() for one in secrets):
+        for text in {secret, secret.partition(":")[2]}:
+            found |= _spelled(text)
+    return tuple(sorted((word for word in found if len(word) >= _SHORTEST), key=len, reverse=True))
 
 
 def _spelled(text: str) -> set[str]:
-    """Spell a text as it is, in a URL, in JSON, in hexadecimal, in base64 with padding and without."""
+    """Spell a text as it is, in a URL, in JSON, in hexadecimal, in base64: whole, and inside of more."""
     octets = text.encode()
-    encoded = {b64(octets).decode() for b64 in (base64.b64encode, base64.urlsafe_b64encode)}
+    encoded = {b64(octets).decode() for b64 in _ALPHABETS}
     plain = {text, quote(text, safe=""), json.dumps(text)[1:-1], octets.hex()}
-    return plain | encoded | {word.rstrip("=") for word in encoded}
+    inside = {_inside(octets, before, b64) for before in range(3) for b64 in _ALPHABETS}
+    return plain | encoded | {word.rstrip("=") for word in encoded} | inside
+
+
+def _inside(octets: bytes, before: int, b64: Callable[[bytes], bytes]) -> str:
+    """Spell what of `octets` can be told where `before` others come first (RFC 4648, section 4)."""
+    first, last = -(-8 * before // 6), 8 * (before + len(octets)) // 6
+    return b64(bytes(before) + octets).decode()[first:last]
+
+
+_ALPHABETS: Final = (base64.b64encode, base64.urlsafe_b64encode)

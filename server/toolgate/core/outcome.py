@@ -15,6 +15,8 @@ class Refused(Record):
     code: str
     detail: str
     retry_after_ms: int | None = None
+    scopes: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """For `insufficient_scope`: all that a token needs for this call. Told to the client, and not stored."""
 
 
 class Failed(Record):
@@ -46,6 +48,10 @@ class InputRequired(Record):
     """The question."""
     fields: JsonObject
     """JSON Schema of the answer: an object of single values."""
+    name: str = "answer"
+    """Tells it from other questions of the same operation."""
+    mark: str = Field(default="", exclude=True)
+    """Tells it from what is asked under the same name another time. Not stored."""
     retry_after_ms: None = None
 
 
@@ -71,6 +77,8 @@ class Answer(Record):
     """It is the answer of an earlier call under the same key."""
     hidden: tuple[str, ...] = ()
     """What the caller does not get of the result, as the policy's `with` cells say it."""
+    as_content: bool = False
+    """The result is `toolgate.adapter.Content`: blocks to be seen or heard, and no structured value."""
 
     def under(self, obligations: Obligations) -> "Answer":
         """Give the answer as the caller may see it; what is stored stays whole."""

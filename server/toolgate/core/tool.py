@@ -11,7 +11,8 @@ from toolgate.adapter.context import Effect
 from toolgate.core.arguments import Schema
 from toolgate.core.canonical import digest
 from toolgate.core.credential_roles import CredentialRole
-from toolgate.core.record import Json, Record
+from toolgate.core.record import Json, JsonObject, Record
+from toolgate.core.uri_template import UriTemplate
 
 Duplicates = Literal["key", "natural", "query", "none"]
 WithoutKey = Literal["require", "guard", "allow"]
@@ -70,6 +71,15 @@ class Tool:
     """What it signs in with; None when it needs nothing."""
     helpers: Mapping[str, CredentialRole] = field(default_factory=dict[str, CredentialRole], hash=False)
     """The other roles of its manifest, by name: what `credential` itself may need."""
+    gives_content: bool = False
+    """Its result is `toolgate.adapter.Content`, and clients see no schema of it."""
+    unreviewed: str = ""
+    """How it differs from what was reviewed, for the people who keep the registry; empty: it does not. What
+    nobody has reviewed is not served."""
+    resource: UriTemplate | None = None
+    """Where clients may read it as a resource, too."""
+    prompt: bool = False
+    """Whether clients see it as a prompt, and not among the tools."""
 
     @cached_property
     def _stricter(self) -> "dict[tuple[Capture, bool], Tool]":
@@ -93,4 +103,11 @@ class Tool:
     def definition(self) -> str:
         """Tells this definition, as clients see it, from any other: half a SHA-256, hexadecimal."""
         seen: list[Json] = [self.wire_name, self.title, self.description, self.terms.effect]
-        return digest([*seen, self.input.document, self.output.document])[:32]
+        offered: list[Json] = [self.resource.text] if self.resource else []
+        offered += ["prompt"] if self.prompt else []
+        return digest([*seen, self.input.document, self.shown_output, *offered])[:32]
+
+    @property
+    def shown_output(self) -> JsonObject | None:
+        """The schema of its result, as clients see it."""
+        return None if self.gives_content else self.output.document

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from toolgate.core.credential_roles import fault_in_places
+from toolgate.core.loopback import is_loopback
 from toolgate.core.record import Record
 
 SignInMethod = Literal["approle", "jwt", "kubernetes"]
@@ -54,7 +55,7 @@ class VaultSettings(Record):
     def is_open(self) -> bool:
         """Whether secrets would travel unprotected over a network."""
         parts = urlsplit(self.address)
-        return parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}
+        return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
     @model_validator(mode="after")
     def _signs_in(self) -> "VaultSettings":

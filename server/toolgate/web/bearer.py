@@ -1,6 +1,7 @@
 """The OAuth 2.1 resource server: who may come in, and what a stranger is told (RFC 6750, RFC 9728)."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -12,12 +13,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from toolgate.core.call import Caller
-from toolgate.core.identity import BadToken
+from toolgate.core.identity import BadToken, IssuerUnavailable
 
 CALLER: Final = "toolgate.caller"
 TOKEN: Final = "toolgate.token"  # noqa: S105 - a key
 """The verified token itself, as a `SecretStr`, for the call alone: an exchange at its issuer may need it."""
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+"""RFC 6749, section 3.3: what can stand in a challenge as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,10 @@ class ProtectedResource:
     uri: str
     """Its canonical URI, the audience of its tokens."""
     issuers: Sequence[str]
-    scopes: Sequence[str]
-    """The least that a client should ask for; a refused call names what else it needs."""
+    scopes: Callable[[], Sequence[str]]
+    """Those that any tool asks for, as of now."""
+    first_scopes: Sequence[str] | None = None
+    """What a client is told to begin with; None for all. A refused call names what else it needs."""
 
     @property
     def metadata_path(self) -> str:
@@ -50,21 +55,34 @@ class ProtectedResource:
         }
         if self.issuers:
             document["authorization_servers"] = list(self.issuers)
-        if self.scopes:
-            document["scopes_supported"] = list(self.scopes)
+        if scopes := self.scopes():
+            document["scopes_supported"] = list(scopes)
         return JSONResponse(document)
 
     def challenge(self, reason: str | None) -> Response:
-        """Ask for a token; `reason` says what was wrong with the one that came."""
-        parts = [f'resource_metadata="{self.metadata_url}"']
-        if self.scopes:
-            parts.append(f'scope="{" ".join(self.scopes)}"')
+        """Ask for a token; `reason` says what was wrong with the one that came (RFC 6750, section 3)."""
+        scopes = self.scopes() if self.first_scopes is None else self.first_scopes
         body = {"error": "unauthorized", "error_description": "a bearer token is needed"}
+        said: dict[str, str] = {}
         if reason is not None:
             body = {"error": "invalid_token", "error_description": f"the bearer token: {reason}"}
-            parts += [f'error="invalid_token", error_description="{reason}"']
-        challenge = f"Bearer {', '.join(parts)}"
-        return JSONResponse(body, 401, headers={"WWW-Authenticate": challenge})
+            said = {"error": "invalid_token", "error_description": reason}
+        return JSONResponse(body, 401, headers={"WWW-Authenticate": self._bearer(scopes, said)})
+
+    def step_up(self, caller: Caller, needed: Iterable[str]) -> str:
+        """Spell the challenge for a call that needs more scopes than its caller's token has.
+
+        It names all that the call needs at once (MCP 2026-07-28, authorization, scope challenge handling),
+        and what the token has of what is known here, for clients that ask for no more than they are told to.
+        """
+        scopes = {*needed, *caller.scopes.intersection(self.scopes())}
+        missing = " ".join(_scopes(set(needed) - caller.scopes))
+        description = f"the token lacks the scope {missing}"
+        return self._bearer(scopes, {"error": "insufficient_scope", "error_description": description})
+
+    def _bearer(self, scopes: Iterable[str], said: Mapping[str, str]) -> str:
+        parts = {"resource_metadata": self.metadata_url, "scope": " ".join(_scopes(scopes)), **said}
+        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parts.items() if value)
 
 
 class Bearer:
@@ -90,12 +108,24 @@ class Bearer:
         except BadToken as error:
             self._reject(_source(scope), str(error))
             return self._resource.challenge(str(error))
+        except IssuerUnavailable as error:
+            return _unavailable(error)
         scope[TOKEN] = SecretStr(token)
         return None
 
 
+def _unavailable(error: IssuerUnavailable) -> Response:
+    """Keep the client from throwing a good token away: it is not the token that is at fault."""
+    body = {"error": "temporarily_unavailable", "error_description": str(error)}
+    return JSONResponse(body, 503, headers={"Retry-After": str(error.retry_after)})
+
+
+def _scopes(scopes: Iterable[str]) -> list[str]:
+    return sorted(scope for scope in scopes if _SCOPE.fullmatch(scope))
+
+
 def _source(scope: Scope) -> str:
-    """Give the address that a request came from; behind a proxy, the proxy's."""
+    """Give the address that a request came from: the caller's, where a trusted proxy names it (Forwarded)."""
     client: tuple[str, int] | None = scope.get("client")
     return client[0] if client else "unknown"
 

@@ -12,23 +12,29 @@ from typing import Final, cast
 import orjson
 from mcp.server.runner import modern_error_data
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
-from mcp_types import PROTOCOL_VERSION_META_KEY, SERVER_INFO_META_KEY
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+)
 from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 from starlette.types import Scope, Send
 
-from toolgate.core.record import Json, JsonObject
+from toolgate.core.record import JsonObject
+from toolgate.web.asked import Asked
 from toolgate.web.bearer import CALLER, TOKEN
-from toolgate.web.mcp_server import Asked, McpServer
-from toolgate.web.present import spelled
+from toolgate.web.mcp_server import McpServer
+from toolgate.web.present import PREFIX
+from toolgate.web.step_up import STEP_UP
 
 _VERSION: Final = "2026-07-28"
 _METHOD: Final = "tools/call"
 _REQUEST: Final = frozenset({"jsonrpc", "id", "method", "params"})
 _PARAMS: Final = frozenset({"name", "arguments", "_meta"})
+_USUAL: Final = frozenset({PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY})
 _SAFE_INTEGER: Final = 2**53 - 1
-_MOST_BRACKETS: Final = 400
-"""So many levels at most: how many more the SDK's parser takes depends on the stack that it is called on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +50,18 @@ class PlainCalls:
         self._mcp = mcp
         self._server_info: JsonObject = {SERVER_INFO_META_KEY: mcp.server.server_info_stamp}
 
-    async def answer(self, scope: Scope, body: bytes, send: Send) -> bool:
+    async def answer(self, scope: Scope, body: bytes, said: JsonObject, send: Send) -> bool:
         """Answer a common call; False for anything else, of which nothing was done.
+
+        `said` is what `body` says. Nothing reads it a second time.
 
         Like the SDK in its JSON mode, it does not look whether the client is still there.
         """
-        request = _request(scope, body)
+        request = _request(scope, len(body), said)
         if request is None or self._mcp.wants_headers(request.asked.tool):
             return False
-        status, said = await self._said(request.asked)
-        reply = _spell({"jsonrpc": "2.0", "id": request.id, **said})
+        status, answer = await self._said(request.asked)
+        reply = _spell({"jsonrpc": "2.0", "id": request.id, **answer})
         headers = [(b"content-length", b"%d" % len(reply)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
@@ -62,7 +70,7 @@ class PlainCalls:
     async def _said(self, asked: Asked) -> tuple[int, JsonObject]:
         try:
             answer = await self._mcp.answer(asked, _unheard)
-            return 200, {"result": self._stamped(spelled(answer, asked.tool, can_ask=asked.can_ask))}
+            return 200, {"result": self._stamped(self._mcp.spelled(asked, answer))}
         except Exception as error:  # noqa: BLE001 - the SDK's own boundary: it logs what is no answer
             said = modern_error_data(error)
             fault: JsonObject = said.model_dump(by_alias=True, mode="json", exclude_none=True)
@@ -79,23 +87,17 @@ async def _unheard(_progress: float, _total: float | None = None, _message: str 
     """Drop the progress of a call that did not ask for it."""
 
 
-def _request(scope: Scope, body: bytes) -> _Request | None:
+def _request(scope: Scope, size: int, said: JsonObject) -> _Request | None:
     """Read a common call; None when anything about it is not as common calls have it."""
-    headers = _headers(scope, body)
-    said = _json(body) if headers is not None else None
-    if headers is None or said is None or said.keys() != _REQUEST:
+    headers = _headers(scope, size)
+    if headers is None or said.keys() != _REQUEST:
         return None
     match said:
-        case {
-            "jsonrpc": "2.0",
-            "id": int() | str() as id_,
-            "method": "tools/call",
-            "params": dict() as params,
-        }:
+        case {"id": int() | str() as id_, "method": "tools/call", "params": dict() as params} if _is_id(id_):
             asked = _asked(params, headers, scope)
         case _:
             return None
-    return _Request(id=id_, asked=asked) if asked is not None and _is_id(id_) else None
+    return _Request(id=id_, asked=asked) if asked is not None else None
 
 
 def _asked(params: JsonObject, headers: dict[bytes, bytes], scope: Scope) -> Asked | None:
@@ -107,14 +109,20 @@ def _asked(params: JsonObject, headers: dict[bytes, bytes], scope: Scope) -> Ask
     key = headers.get(b"idempotency-key")
     keys = [] if key is None else [key.decode("latin-1")]
     return Asked(
-        caller=scope[CALLER], tool=tool, arguments=arguments, meta=meta, keys=keys, token=scope[TOKEN]
+        caller=scope[CALLER],
+        tool=tool,
+        arguments=arguments,
+        meta=meta,
+        keys=keys,
+        token=scope[TOKEN],
+        step_ups=scope[STEP_UP],
     )
 
 
-def _headers(scope: Scope, body: bytes) -> dict[bytes, bytes] | None:
+def _headers(scope: Scope, length: int) -> dict[bytes, bytes] | None:
     """Give the headers of a common call, each of which is there once."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    size = b"%d" % len(body)
+    size = b"%d" % length
     common = (
         len(headers) == len(scope["headers"])
         and headers.get(b"mcp-protocol-version") == _VERSION.encode()
@@ -126,35 +134,8 @@ def _headers(scope: Scope, body: bytes) -> dict[bytes, bytes] | None:
     return headers if common else None
 
 
-def _json(body: bytes) -> JsonObject | None:
-    """Read `body` as the SDK does, if there is but one way to read it."""
-    escaped_surrogates = b"\\ud" in body or b"\\uD" in body
-    wants_progress = b'"progressToken"' in body
-    if escaped_surrogates or wants_progress or body.count(b"{") + body.count(b"[") > _MOST_BRACKETS:
-        return None
-    try:
-        said: Json = _STRICT.decode(body.decode())
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) else None
-
-
-def _once(pairs: list[tuple[str, Json]]) -> JsonObject:
-    said = dict(pairs)
-    if len(said) != len(pairs):
-        raise ValueError("a name is there twice")
-    return said
-
-
-def _no_number(word: str) -> Json:
-    raise ValueError(f"{word} is not JSON")
-
-
-_STRICT: Final = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
-
-
 def _is_id(id_: int | str) -> bool:
-    return isinstance(id_, str) or (type(id_) is int and abs(id_) <= _SAFE_INTEGER)
+    return isinstance(id_, str) or abs(id_) <= _SAFE_INTEGER
 
 
 def _is_named(tool: str, headers: dict[bytes, bytes]) -> bool:
@@ -166,11 +147,25 @@ def _is_common(params: JsonObject, meta: JsonObject) -> bool:
     """Whether the SDK's own validation takes `params`, and they hold nothing that changes how to answer."""
     if meta.get(PROTOCOL_VERSION_META_KEY) != _VERSION or "progressToken" in meta:
         return False
+    if _is_plain(meta):
+        return True
     try:
         validate_client_request(_METHOD, _VERSION, params)
     except ValidationError:
         return False
     return True
+
+
+def _is_plain(meta: JsonObject) -> bool:
+    """Whether there is nothing in `_meta` but what nearly every client says, and keys of ours.
+
+    For the rest the SDK's model has to be asked, which takes longer than to read the message.
+    """
+    match meta.get(CLIENT_INFO_META_KEY), meta.get(CLIENT_CAPABILITIES_META_KEY):
+        case {"name": str(), "version": str(), **more}, {} as capabilities if not more and capabilities == {}:
+            return all(name in _USUAL or name.startswith(PREFIX) for name in meta)
+        case _:
+            return False
 
 
 def _spell(said: JsonObject) -> bytes:

@@ -11,6 +11,7 @@ from toolgate.core.canonical import canonical
 from toolgate.core.outcome import Answer, Done, Failed, InputRequired, Outcome, Refused, Unknown
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
+from toolgate.web.content import blocks_of
 
 PREFIX: Final = "dev.toolgate/"
 KEY: Final = f"{PREFIX}idempotencyKey"
@@ -23,8 +24,6 @@ REPLAYED: Final = f"{PREFIX}replayed"
 CALL_ID: Final = f"{PREFIX}callId"
 ERROR: Final = f"{PREFIX}error"
 HIDDEN: Final = f"{PREFIX}hidden"
-QUESTION: Final = "answer"
-"""The name of the one question that a call may end with."""
 DOCS: Final = "docs/reference/outcomes.md"
 
 _ANNOTATIONS: Final[Mapping[Effect, t.ToolAnnotations]] = {
@@ -41,68 +40,73 @@ def shown(tool: Tool) -> t.Tool:
         title=tool.title,
         description=tool.description,
         input_schema=tool.input.document,
-        output_schema=tool.output.document,
+        output_schema=tool.shown_output,
         annotations=_ANNOTATIONS[tool.terms.effect],
     )
 
 
-def told(answer: Answer, tool: str, *, can_ask: bool) -> t.CallToolResult | t.InputRequiredResult:
-    """Tell an answer as a tool's result; errors are results too, so that a model can act on them.
-
-    Raises:
-        MCPError: there is no such tool for this caller (a JSON-RPC error, as the SDK itself has it).
-    """
-    said = spelled(answer, tool, can_ask=can_ask)
+def told(said: JsonObject) -> t.CallToolResult | t.InputRequiredResult:
+    """Give a spelled answer as the SDK has it."""
     if said["resultType"] == "input_required":
         return t.InputRequiredResult.model_validate(said, by_name=False)
     return t.CallToolResult.model_validate(said, by_name=False)
 
 
-def spelled(answer: Answer, tool: str, *, can_ask: bool) -> JsonObject:
-    """Tell an answer as `told` does, in JSON; `can_ask`: whether the client can put questions to a person.
+def spelled(answer: Answer, tool: str) -> JsonObject:
+    """Spell an answer as a tool's result; errors are results too, so that a model can act on them.
 
     Raises:
-        MCPError: as `told`.
+        MCPError: there is no such tool for this caller (a JSON-RPC error, as the SDK itself has it).
     """
-    meta: JsonObject = {ENTRY: answer.entry, REPLAYED: answer.replayed, CALL_ID: answer.call_id}
+    meta = meta_of(answer)
     match answer.outcome:
         case Refused(code="unknown_tool"):
             raise MCPError(t.INVALID_PARAMS, f"Unknown tool: {tool}", meta)
         case Done(value=value):
             return _result(value, answer, meta)
-        case InputRequired() as question if can_ask:
-            return _question(question, meta)
         case outcome:
             return _error(outcome, answer, meta)
 
 
+def meta_of(answer: Answer) -> JsonObject:
+    """Give what every answer carries."""
+    return {ENTRY: answer.entry, REPLAYED: answer.replayed, CALL_ID: answer.call_id}
+
+
 def _result(value: JsonObject, answer: Answer, meta: JsonObject) -> JsonObject:
-    texts = [canonical(value).decode()]
+    before: list[JsonObject] = []
+    after: list[JsonObject] = []
     if answer.replayed:
         said = f"Already applied: this is the answer of the first call, ledger entry {answer.entry}."
-        texts.insert(0, said)
+        before = [_text(said)]
     if answer.hidden:
-        texts.append(f"The policy hides a part of this result from you: {'; '.join(answer.hidden)}.")
+        after = [_text(f"The policy hides a part of this result from you: {'; '.join(answer.hidden)}.")]
         meta = {**meta, HIDDEN: [*answer.hidden]}
-    return {**_content(*texts), "structuredContent": value, "isError": False, "_meta": meta}
-
-
-def _question(question: InputRequired, meta: JsonObject) -> JsonObject:
-    """Let the client ask, and call again with the answer (2026-07-28, multi round-trip requests)."""
-    params: JsonObject = {
-        "mode": "form",
-        "message": question.detail,
-        "requestedSchema": question.fields,
-    }
-    asked: JsonObject = {QUESTION: {"method": "elicitation/create", "params": params}}
-    return {"resultType": "input_required", "inputRequests": asked, "_meta": meta}
+    if answer.as_content:
+        result: JsonObject = {"content": [*before, *blocks_of(value), *after]}
+    else:
+        whole = _text(canonical(value).decode())
+        result = {"content": [*before, whole, *after], "structuredContent": value}
+    return {"resultType": "complete", **result, "isError": False, "_meta": meta}
 
 
 def _error(
     outcome: Refused | Failed | Unknown | InputRequired, answer: Answer, meta: JsonObject
 ) -> JsonObject:
+    text = text_of(outcome, answer)
+    error: JsonObject = {**meta, ERROR: error_of(outcome, answer)}
+    return {"resultType": "complete", "content": [_text(text)], "isError": True, "_meta": error}
+
+
+def text_of(outcome: Refused | Failed | Unknown | InputRequired, answer: Answer) -> str:
+    """Say in words that a call did not end well, and what has happened."""
     text = f"{_heading(outcome)}: {outcome.detail}. [{outcome.code}, call {answer.call_id}]"
-    error: JsonObject = {
+    return f"Answered before, entry {answer.entry}. {text}" if answer.replayed else text
+
+
+def error_of(outcome: Refused | Failed | Unknown | InputRequired, answer: Answer) -> JsonObject:
+    """Say it for programs."""
+    return {
         "code": outcome.code,
         "detail": outcome.detail,
         "retryable": may_retry(outcome),
@@ -110,13 +114,10 @@ def _error(
         "call_id": answer.call_id,
         "docs": f"{DOCS}#{outcome.code}",
     }
-    if answer.replayed:
-        text = f"Answered before, entry {answer.entry}. {text}"
-    return {**_content(text), "isError": True, "_meta": {**meta, ERROR: error}}
 
 
-def _content(*texts: str) -> JsonObject:
-    return {"resultType": "complete", "content": [{"type": "text", "text": text} for text in texts]}
+def _text(text: str) -> JsonObject:
+    return {"type": "text", "text": text}
 
 
 def may_retry(outcome: Outcome) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from toolgate.backends.policy.cases import Failure, Tested
-from toolgate.backends.policy.replacing import replace_file
+from toolgate.backends.replacing import replace_file
 from toolgate.core.errors import Fault
 
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
