@@ -1,8 +1,9 @@
-"""`make bench`: a governed read and a governed write against the same tool on a bare SDK server.
+"""`make bench`: a governed read and write beside the same tool on a bare SDK server and on FastMCP.
 
-The three are measured in turns, several rounds, on one machine in one run; what counts is the ratio.
-Both servers answer in plain JSON. The governed read writes two ledger entries and borrows a credential; the
-governed write has a key of its own in each call, and is durable before the act and before the answer.
+They are measured in turns, several rounds, on one machine in one run; what counts is the ratio. All servers
+answer in plain JSON. The governed read writes three ledger entries and borrows a credential; the governed
+write has a key of its own in each call. Both are durable before the act and before the answer. FastMCP checks
+a token, limits rates and logs; it judges nothing, and records nothing.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import psutil
 import uvloop
 
 from bench.load import Result, Target, load
-from bench.servers import bare, governed
+from bench.servers import bare, fastmcp, governed
 from examples.demo.waiting import free_port
 
 Rounds = dict[str, list[Result]]
@@ -32,13 +33,15 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         bare(Path(folder), free_port()) as (reference, bare_pid),
         governed(Path(folder), free_port()) as (read, write, gate_pid),
+        fastmcp(Path(folder), free_port()) as (rival, rival_pid),
     ):
-        targets = {"bare": reference, "governed read": read, "governed write": write}
+        targets = {"bare": reference, "governed read": read, "governed write": write, "FastMCP": rival}
         report = {
             connections: uvloop.run(_rounds(targets, connections, options.rounds, options.seconds))
             for connections in (1, 32)
         }
-        memory = {"bare": _megabytes(bare_pid), "governed": _megabytes(gate_pid)}
+        pids = {"bare": bare_pid, "governed": gate_pid, "FastMCP": rival_pid}
+        memory = {name: _megabytes(pid) for name, pid in pids.items()}
     if options.json:
         print(json.dumps({"calls": _figures(report), "memory_mb": memory}, indent=2))
     else:
@@ -86,7 +89,7 @@ def _print(report: dict[int, Rounds], memory: dict[str, int]) -> None:
         for name, results in rounds.items():
             for fault, count in {f: c for r in results for f, c in r.errors.items()}.items():
                 print(f"  {name}: {count} times {fault}")
-    print(f"memory: bare {memory['bare']} MB, governed {memory['governed']} MB")
+    print("memory: " + ", ".join(f"{name} {megabytes} MB" for name, megabytes in memory.items()))
 
 
 def _megabytes(pid: int) -> int:

@@ -1,13 +1,19 @@
-"""The two sides of the comparison: the same tool on a bare SDK server, and behind the gate."""
+"""The sides of the comparison: the same tool on a bare SDK server, behind the gate, and on FastMCP."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from bench.load import Target
+from examples.clients.environments import environment
 from examples.demo.waiting import answers
 
 BARE = '''
@@ -121,6 +127,19 @@ def governed(folder: Path, port: int) -> Generator[tuple[Target, Target, int]]:
         yield read, Target(url=url, tool="bench_note", token=token, keyed=True), pid
 
 
+@contextmanager
+def fastmcp(folder: Path, port: int) -> Generator[tuple[Target, int]]:
+    """Start the tool on FastMCP with its auth, rate limits and logging; as `bare`."""
+    here = Path(__file__).parent / "rival"
+    python = environment("bench", here / "requirements.lock")
+    key, public = Ed25519PrivateKey.generate(), folder / "rival.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    said = {"iss": "bench", "aud": "bench", "sub": "bench", "client_id": "bench", "exp": time.time() + 3600}
+    url, token = f"http://127.0.0.1:{port}/mcp", jwt.encode(said, key, algorithm="EdDSA")
+    with _process([str(python), str(here / "server.py"), str(port), str(public)], port, "/mcp") as pid:
+        yield Target(url=url, tool="echo", token=token), pid
+
+
 def _install_adapter(path: Path) -> None:
     """Make a distribution of the adapter as a stranger would bring it, found by its entry point."""
     info = path / "toolgate_bench-1.0.dist-info"
@@ -133,7 +152,8 @@ def _install_adapter(path: Path) -> None:
 
 def _configure(root: Path, port: int) -> None:
     (root / "toolgate.toml").write_text(SETTINGS.format(port=port), "utf-8")
-    (root / "registry" / "notes.toml").unlink()
+    for starter in ("notes.toml", "lock.toml"):
+        (root / "registry" / starter).unlink()
     tools = TERMS.format(name="echo", effect="read") + TERMS.format(name="note", effect="write")
     (root / "registry" / "bench.toml").write_text(MANIFEST + tools, "utf-8")
     (root / "policies" / "rules.csv").write_text(RULES, "utf-8")
