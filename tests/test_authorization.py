@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx2
 import pytest
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.shared.exceptions import MCPError
@@ -12,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from tests.authorizing import DOCUMENT, Memory, Person, connected, pre_registered, settings_of, sign_in
 from tests.identity_provider import IdentityProvider, identity_provider
 from tests.serving import ENTRY, ERAS, ERROR, Era, Served, call_body, serving, text_of
+from tests.wire import becomes
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +120,7 @@ async def test_a_tool_that_is_admitted_later_is_reached_by_stepping_up(
 ) -> None:
     person = Person()
     manifest = gate.root / "registry" / "notes.toml"
-    before = manifest.read_text("utf-8")
+    before, version = manifest.read_text("utf-8"), _version(gate)
     async with connected(gate, sign_in(gate, pre_registered(idp), person)) as client:
         await client.call_tool("notes_add", {"text": "a note"})
         steps = len(person.links)
@@ -130,6 +132,7 @@ async def test_a_tool_that_is_admitted_later_is_reached_by_stepping_up(
                     assert not found.is_error, text_of(found)
         finally:
             manifest.write_text(before, "utf-8")
+            assert becomes(lambda: _version(gate) == version), "what follows meets the registry of before"
 
     assert person.asked[-1] == {"notes:read", "notes:write", "gate:use", "offline_access"}
 
@@ -159,3 +162,7 @@ async def test_a_token_for_another_resource_is_refused(gate: Served, idp: Identi
             'error="invalid_token", error_description="it was not issued for this server"'
             in (reply.headers["WWW-Authenticate"])
         )
+
+
+def _version(gate: Served) -> str:
+    return str(httpx2.get(gate.url.replace("/mcp", "/readyz")).json()["version"])

@@ -199,7 +199,7 @@ def test_a_header_that_differs_from_the_body_is_refused_before_anything_is_done(
         (b"GET /mcp HTTP/1.1", {401, 421}),
         (b"DELETE /mcp HTTP/1.1", {401, 421}),
         (b"PRI * HTTP/2.0", {400}),
-        (b"CONNECT example.com:443 HTTP/1.1", {400}),
+        (b"CONNECT example.com:443 HTTP/1.1", {405}),
         (b"POST http://evil.example.com/mcp HTTP/1.1", {400}),
         (b"POST /mcp%00 HTTP/1.1", {404}),
         (b"POST /m\xff HTTP/1.1", {400}),
