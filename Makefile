@@ -21,7 +21,7 @@ vault: $(VENV)/.dev ## the gate before OpenBao and PostgreSQL, a database user f
 	@$(BIN)/python -m examples.vault.run $(if $(KEEP),--keep)
 
 test: $(VENV)/.dev ## run the tests (T="-k name" for some)
-	$(BIN)/python -m pytest $(if $(T),--no-cov $(T))
+	$(BIN)/python -m pytest $(if $(CI),-p no:randomly) $(if $(T),--no-cov $(T))
 	$(if $(T),,@for part in server adapters; do \
 		total=$$($(BIN)/coverage report --include="$$part/*" --format=total --fail-under=95) || \
 			{ echo "branch coverage of $$part: $$total %, less than 95 %"; exit 1; }; \

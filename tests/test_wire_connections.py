@@ -243,13 +243,13 @@ def test_a_client_that_leaves_at_any_step_leaves_no_call_without_an_end(wire_gat
     body = body_of("notes_add", {"text": f"cut {wire}"}, wire)
     with wire_gate.wire() as leaving:
         leaving.send(wire_gate.head(len(body) + 10, wire, Mcp_Name="notes_add"), body)
+    assert becomes(lambda: wire_gate.notes(f"left after all {wire} False") == 1), "it had sent all"
     assert becomes(lambda: wire_gate.open_files() <= files + SOME)
-    assert becomes(lambda: wire_gate.ended().get("done", 0) == wire_gate.notes() - 1)
     assert becomes(lambda: "open" not in wire_gate.ended())
+    assert becomes(lambda: wire_gate.ended().get("done") == wire_gate.notes() - 1), "as the ledger says"
     assert wire_gate.notes("left after head%") == wire_gate.notes("left after body%") == 0
     assert wire_gate.notes(f"cut {wire}") == 0
     assert wire_gate.notes() - before <= 2
-    assert wire_gate.ended()["done"] == wire_gate.notes() - 1, "what the ledger says, and no more"
     assert wire_gate.still_serves()
 
 
