@@ -1,7 +1,7 @@
 """HTTP 403 for a call whose token lacks scopes, so that its client can get a token that has them.
 
-MCP 2026-07-28, authorization, scope challenge handling; RFC 6750, section 3.1. The call was judged, refused
-and recorded like any other: this only says it in another way, whoever spelled the answer and in whatever era.
+MCP 2026-07-28, authorization, scope challenge handling; RFC 6750, section 3.1. The call was refused and
+recorded like any other: this only says it in another way, whoever spelled the answer and in whatever era.
 """
 
 import json
