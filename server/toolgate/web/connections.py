@@ -59,13 +59,14 @@ class Crowd:
                 del self._from[address]
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        try:
-            for connection in tuple(self._connections):
-                connection.look(now)
-        finally:  # whatever is the matter with one, the limits of the others hold on
-            if self._connections:
-                loop.call_later(_LOOK_SECONDS, self._look, loop)
+        for connection in self._connections:  # each by itself: what is the matter with one stays with it
+            loop.call_soon(self._look_at, connection)
+        if self._connections:
+            loop.call_later(_LOOK_SECONDS, self._look, loop)
+
+    def _look_at(self, connection: "Connection") -> None:
+        if connection in self._connections:
+            connection.look(connection.loop.time())
 
 
 class Connection(HttpToolsProtocol):
