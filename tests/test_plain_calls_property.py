@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mcp.server.transport_security import TransportSecurityMiddleware
 from starlette.requests import Request
@@ -118,6 +118,7 @@ def _changed(headers: Headers, name: bytes, how: str, value: bytes) -> Headers:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=changes, header_changes=header_changes, spelling=spellings, cut=cuts)
+@example(changes=[], header_changes=[(b"idempotency-key", "set", b" ")], spelling="compact", cut=None)
 async def test_whatever_is_sent_both_doors_answer_alike(
     doors: Doors,
     changes: list[tuple[tuple[str, ...], object]],

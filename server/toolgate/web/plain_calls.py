@@ -107,7 +107,7 @@ def _asked(params: JsonObject, headers: dict[bytes, bytes], scope: Scope) -> Ask
     if not (params.keys() <= _PARAMS and _is_named(tool, headers) and _is_common(params, meta)):
         return None
     key = headers.get(b"idempotency-key")
-    keys = [] if key is None else [key.decode("latin-1")]
+    keys = [] if key is None else [key.decode("latin-1").strip(" \t")]  # RFC 9110, section 5.5
     return Asked(
         caller=scope[CALLER],
         tool=tool,
