@@ -40,6 +40,7 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 
 bench: $(VENV)/.dev ## measure the governed tool against the same tool on a bare SDK server, and on FastMCP with auth, rate limits and logging
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.run --database postgresql --connections 1 8 32
 	$(BIN)/python -m bench.stages
 	$(BIN)/python -m bench.policy
 	$(BIN)/python -m bench.credentials
@@ -50,11 +51,11 @@ clients: $(VENV)/.dev ## let eight MCP clients list, read, write, repeat and be 
 conformance: $(VENV)/.dev ## run the official MCP conformance suite against the gate (PAGE=file writes what was seen)
 	$(BIN)/python -m tests.conformance.run $(if $(PAGE),--page $(PAGE))
 
-crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times, and see that every promise is kept
-	$(BIN)/python -m tests.torture --kills 300 --seed $(or $(SEED),1) --at-once 3
+crash: $(VENV)/.dev ## kill gates in the middle of calls, 300 times on SQLite and 100 on PostgreSQL, and see that every promise is kept
+	$(BIN)/python -m tests.torture --database both --kills 300 --seed $(or $(SEED),1) --at-once 3
 
-torture: $(VENV)/.dev ## the same, 3000 times, and write docs/reference/torture.md; then fire at a gate for ten minutes
-	$(BIN)/python -m tests.torture --kills 3000 --seed $(or $(SEED),100) --at-once 3 --page docs/reference/torture.md
+torture: $(VENV)/.dev ## the same, 3000 and 1000 times, and write docs/reference/torture.md; then fire at a gate for ten minutes
+	$(BIN)/python -m tests.torture --database both --kills 3000 --seed $(or $(SEED),100) --at-once 3 --page docs/reference/torture.md
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lock: $(VENV)/.dev ## write the lock files anew

@@ -22,7 +22,9 @@ from bench.ledger_built import BEGIN, SPAN, build
 from toolgate.backends.audit_queries import Filter, ask
 from toolgate.backends.audit_questions import QUERIES
 from toolgate.backends.checkpoints import StoredHashes
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.ledger_entries import micros
+from toolgate.backends.sql_connection import SqliteConnection
 from toolgate.backends.sqlite_files import reader
 from toolgate.core.merkle import consistency_proof, inclusion_proof, root_at
 
@@ -123,7 +125,10 @@ def _queries(file: Path) -> Iterator[tuple[str, float]]:
             asked: dict[Filter, str | int] = dict(filters)
             asked.update({name: value for name, value in beside.items() if name in query.needed})
             if query.fault_in(asked) is None:
-                yield f"{query.name} {words}", _fastest(partial(ask, file, query, asked, most=100))
+                yield (
+                    f"{query.name} {words}",
+                    _fastest(partial(ask, SqliteFile(file), query, asked, most=100)),
+                )
 
 
 def _pass(file: Path) -> int:
@@ -145,8 +150,8 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _open(file: Path) -> Generator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+def _open(file: Path) -> Generator[SqliteConnection]:
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, factory=SqliteConnection)
     try:
         yield connection
     finally:

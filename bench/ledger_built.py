@@ -11,10 +11,11 @@ from typing import Final, Literal
 
 from toolgate import __version__
 from toolgate.backends.checkpoints import Checkpoints
+from toolgate.backends.erased_names import ErasedNames
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, Entry, Names, micros
 from toolgate.backends.log_key import LogKey
-from toolgate.backends.owners import Owners
+from toolgate.backends.owners import FileOwners
 from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sql_claims import GRACE, Claims, Settlement, stored
 from toolgate.backends.sql_tables import PSEUDONYM
@@ -36,7 +37,8 @@ CALLS_A_TRANSACTION: Final = 20_000
 RANDOM: Final = RandomPool()
 
 
-def build(file: Path, calls: int, *, leases: bool) -> None:
+def build(file: Path, calls: int, *, leases: bool) -> LogKey:
+    """Write a ledger of so many calls; gives the key that signs it."""
     begun = time.monotonic()
     builder = Builder(file, calls, leases=leases)
     for first in range(0, calls, CALLS_A_TRANSACTION):
@@ -48,6 +50,7 @@ def build(file: Path, calls: int, *, leases: bool) -> None:
     builder.close(file)
     each = file.stat().st_size / calls
     print(f"{calls:,} calls in {time.monotonic() - begun:.0f} s: {each:,.0f} bytes a call")
+    return builder.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class Builder:
         self.connection.execute("PRAGMA cache_size = -200000")
         self.story, self._leases = Story(calls), leases
         self._entries = Entries(now=lambda: self.story.at, random=RANDOM.take)
-        self._owners = Owners(Path(f"{file}.writers"))
+        self._owners = FileOwners(Path(f"{file}.writers"))
         self._claims = Claims(self._owners, timedelta(days=30))
         self.key = LogKey.new("toolgate/bench")
         self._wseq, self._config, self._last = 0, 0, 1
@@ -145,7 +148,7 @@ class Builder:
     @contextmanager
     def batch(self) -> Generator[Batch]:
         self.connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(self.connection, f"{self._owners.me}-0", self._wseq, self._preface)
+        batch = Batch(self.connection, f"{self._owners.me}-0", self._wseq, self._preface, ErasedNames())
         yield batch
         batch.flush()
         self.connection.execute("COMMIT")

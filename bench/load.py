@@ -23,6 +23,8 @@ class Target:
     """What is called, and how."""
 
     url: str
+    others: tuple[str, ...] = ()
+    """More servers of the same, to which connections are spread."""
     tool: str
     token: str = ""
     keyed: bool = False
@@ -60,11 +62,12 @@ async def load(target: Target, *, connections: int, seconds: float) -> Result:
 
 
 async def _caller(target: Target, number: int, end: float, result: Result) -> None:
-    address = urlsplit(target.url)
+    servers = (target.url, *target.others)
+    address = urlsplit(servers[number % len(servers)])
     loop = asyncio.get_running_loop()
     host, port = address.hostname or "", address.port or 80
     _, connection = await loop.create_connection(_Connection, host, port)
-    head = _head(target, address.netloc)
+    head = _head(target, urlsplit(target.url).netloc)
     count = 0
     while (begin := time.perf_counter()) < end:
         count += 1

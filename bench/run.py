@@ -1,5 +1,8 @@
 """`make bench`: a governed read and write beside the same tool on a bare SDK server and on FastMCP.
 
+With `--database postgresql`, several gates that share a ledger on a PostgreSQL server stand beside one gate
+on SQLite; the clients' connections are spread over them. The server waits for its disk, as in use.
+
 They are measured in turns, several rounds, on one machine in one run; what counts is the ratio. All servers
 answer in plain JSON. The governed read writes three ledger entries and borrows a credential; the governed
 write has a key of its own in each call. Both are durable before the act and before the answer. FastMCP checks
@@ -11,13 +14,14 @@ import asyncio
 import json
 import statistics
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import uvloop
 
 from bench.load import Result, Target, load
-from bench.servers import bare, fastmcp, governed
+from bench.servers import bare, fastmcp, governed, governed_on_postgresql
 from examples.demo.waiting import free_port
 
 Rounds = dict[str, list[Result]]
@@ -28,24 +32,44 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--gates", type=int, default=3, help="on PostgreSQL")
+    parser.add_argument("--tcp", action="store_true", help="reach PostgreSQL over TCP, not over its socket")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        bare(Path(folder), free_port()) as (reference, bare_pid),
-        governed(Path(folder), free_port()) as (read, write, gate_pid),
-        fastmcp(Path(folder), free_port()) as (rival, rival_pid),
-    ):
-        targets = {"bare": reference, "governed read": read, "governed write": write, "FastMCP": rival}
+    with ExitStack() as open_:
+        folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
+        targets, pids = _started(open_, folder, options)
         report = {
             connections: uvloop.run(_rounds(targets, connections, options.rounds, options.seconds))
-            for connections in (1, 32)
+            for connections in options.connections
         }
-        pids = {"bare": bare_pid, "governed": gate_pid, "FastMCP": rival_pid}
-        memory = {name: _megabytes(pid) for name, pid in pids.items()}
+        memory = {name: sum(map(_megabytes, of)) for name, of in pids.items()}
     if options.json:
         print(json.dumps({"calls": _figures(report), "memory_mb": memory}, indent=2))
     else:
         _print(report, memory)
+
+
+def _started(
+    open_: ExitStack, folder: Path, options: argparse.Namespace
+) -> tuple[dict[str, Target], dict[str, list[int]]]:
+    """Start all sides; give what is called, and whose memory is looked at."""
+    targets: dict[str, Target] = {}
+    pids: dict[str, list[int]] = {}
+    targets["bare"], pid = open_.enter_context(bare(folder, free_port()))
+    read, write, pids["governed"] = open_.enter_context(governed(folder, free_port()))
+    targets |= {"governed read": read, "governed write": write}
+    pids["bare"] = [pid]
+    if options.database == "sqlite":
+        targets["FastMCP"], pid = open_.enter_context(fastmcp(folder, free_port()))
+        pids["FastMCP"] = [pid]
+        return targets, pids
+    ports = [free_port() for _ in range(options.gates)]
+    many = f"{options.gates} gates"
+    shared = open_.enter_context(governed_on_postgresql(folder, ports, tcp=options.tcp))
+    targets[f"{many} read"], targets[f"{many} write"], pids[many] = shared
+    return targets, pids
 
 
 async def _rounds(targets: dict[str, Target], connections: int, rounds: int, seconds: float) -> Rounds:

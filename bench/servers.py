@@ -1,11 +1,13 @@
 """The sides of the comparison: the same tool on a bare SDK server, behind the gate, and on FastMCP."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jwt
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from bench.load import Target
 from examples.clients.environments import environment
 from examples.demo.waiting import answers
+from tests.postgresql import OWNER, cluster
 
 BARE = '''
 import sys
@@ -84,6 +87,7 @@ SETTINGS = """
 mode = "dev"
 public_url = "http://127.0.0.1:{port}/mcp"
 port = {port}
+{database}
 local_caller = "bench"
 
 [callers.bench]
@@ -103,28 +107,73 @@ def bare(folder: Path, port: int) -> Generator[tuple[Target, int]]:
 
 
 @contextmanager
-def governed(folder: Path, port: int) -> Generator[tuple[Target, Target, int]]:
+def governed(folder: Path, port: int) -> Generator[tuple[Target, Target, list[int]]]:
     """Start the tool behind the gate: as a read, and as a write with a key for each call."""
-    path, root = folder / "adapter", folder / "root"
-    _install_adapter(path)
-    environment = os.environ | {"PYTHONPATH": str(path)}
-    toolgate = [sys.executable, "-m", "toolgate"]
+    root = _deployment(folder, port)
+    with _gates(root, [port]) as pids:
+        yield *_targets(root, [port]), pids
 
-    def run(*words: str, given: str = "") -> str:
-        command = [*toolgate, *words, "--root", str(root)]
-        done = subprocess.run(
-            command, env=environment, input=given, text=True, capture_output=True, check=True
-        )
-        return done.stdout.strip()
 
-    subprocess.run([*toolgate, "init", str(root)], env=environment, capture_output=True, check=True)
-    _configure(root, port)
-    run("secrets", "set", "bench", given="secret")
-    token = run("token")
-    url = f"http://127.0.0.1:{port}/mcp"
-    with _process([*toolgate, "serve", "--root", str(root)], port, "/readyz", environment) as pid:
-        read = Target(url=url, tool="bench_echo", token=token)
-        yield read, Target(url=url, tool="bench_note", token=token, keyed=True), pid
+@contextmanager
+def governed_on_postgresql(
+    folder: Path, ports: list[int], *, tcp: bool = False
+) -> Generator[tuple[Target, Target, list[int]]]:
+    """Start it behind several gates, one at each port, that share a ledger on a PostgreSQL server."""
+    with cluster(shared_buffers="128MB") as server:
+        url = server.url(OWNER, server.create(), tcp=tcp)
+        root = _deployment(folder, ports[0], url)
+        with _gates(root, ports) as pids:
+            yield *_targets(root, ports), pids
+
+
+def _targets(root: Path, ports: list[int]) -> tuple[Target, Target]:
+    url, *others = (f"http://127.0.0.1:{port}/mcp" for port in ports)
+    token = _run(root, "token")
+    read = Target(url=url, others=tuple(others), tool="bench_echo", token=token)
+    return read, replace(read, tool="bench_note", keyed=True)
+
+
+@contextmanager
+def _gates(root: Path, ports: list[int]) -> Generator[list[int]]:
+    """Start a gate at each port, each in a copy of the deployment and of what a first start made in it."""
+    if len(ports) > 1:
+        with _gates(root, ports[:1]):
+            pass
+    with ExitStack() as open_:
+        pids: list[int] = []
+        for number, port in enumerate(ports):
+            own = root if not number else root.with_name(f"{root.name}-{number}")
+            if number:
+                shutil.copytree(root, own)
+            environment = _environment(root) | {"TOOLGATE_PORT": str(port)}
+            command = [*_TOOLGATE, "serve", "--root", str(own)]
+            pids.append(open_.enter_context(_process(command, port, "/readyz", environment)))
+        yield pids
+
+
+_TOOLGATE = (sys.executable, "-m", "toolgate")
+
+
+def _deployment(folder: Path, port: int, url: str = "") -> Path:
+    """Write a deployment with the tool in it; its ledger is in a file, or at `url`."""
+    root = folder / ("postgresql" if url else "root")
+    _install_adapter(folder / "adapter")
+    subprocess.run([*_TOOLGATE, "init", str(root)], capture_output=True, check=True)
+    _configure(root, port, url)
+    _run(root, "secrets", "set", "bench", given="secret")
+    return root
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(root.parent / "adapter")}
+
+
+def _run(root: Path, *words: str, given: str = "") -> str:
+    command = [*_TOOLGATE, *words, "--root", str(root)]
+    done = subprocess.run(
+        command, env=_environment(root), input=given, text=True, capture_output=True, check=True
+    )
+    return done.stdout.strip()
 
 
 @contextmanager
@@ -143,15 +192,16 @@ def fastmcp(folder: Path, port: int) -> Generator[tuple[Target, int]]:
 def _install_adapter(path: Path) -> None:
     """Make a distribution of the adapter as a stranger would bring it, found by its entry point."""
     info = path / "toolgate_bench-1.0.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (path / "toolgate_bench.py").write_text(ADAPTER, "utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toolgate-bench\nVersion: 1.0\n", "utf-8")
     points = "[toolgate.adapters]\nbench = toolgate_bench:bench\n"
     (info / "entry_points.txt").write_text(points, "utf-8")
 
 
-def _configure(root: Path, port: int) -> None:
-    (root / "toolgate.toml").write_text(SETTINGS.format(port=port), "utf-8")
+def _configure(root: Path, port: int, url: str) -> None:
+    database = f'database_url = "{url}"' if url else ""
+    (root / "toolgate.toml").write_text(SETTINGS.format(port=port, database=database), "utf-8")
     for starter in ("notes.toml", "lock.toml"):
         (root / "registry" / starter).unlink()
     tools = TERMS.format(name="echo", effect="read") + TERMS.format(name="note", effect="write")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.canaries import secrets_in, secrets_under
+from tests.postgresql import Cluster, cluster
 from tests.serving import serving
 from tests.wire import LIMITS, Gate, wired
 from toolgate.cli.local import named_caller
@@ -45,6 +46,21 @@ def nothing_secret_is_told(request: pytest.FixtureRequest) -> Generator[None]:
     told = "\n".join([caplog.text, said.out, said.err, *records])
     assert secrets_in(told.encode()) == []
     assert secrets_under(folder) == []
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Generator[Cluster]:
+    """A PostgreSQL of the session's own."""
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def postgresql_database(postgresql: Cluster) -> Generator[str]:
+    """The name of an empty database of the test's own, which belongs to `toolgate_owner`."""
+    name = postgresql.create()
+    yield name
+    postgresql.drop(name)
 
 
 @pytest.fixture(scope="session")

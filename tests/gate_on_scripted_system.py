@@ -28,13 +28,13 @@ from toolgate.adapter import (
 )
 from toolgate.adapter.context import Effect
 from toolgate.backends.adapter_tools import AdapterTools
+from toolgate.backends.ledger_parts import LedgerFiles, LedgerParts, open_ledger_parts
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.manifest_catalog import AdmittedTool, ManifestCatalog
 from toolgate.backends.policy.casbin_judge import CasbinPolicy
 from toolgate.backends.policy.reading import read_policy
 from toolgate.backends.random_pool import RandomPool
 from toolgate.backends.sql_ledger import SqlLedger
-from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.arguments import Schema, closed
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import Closed, InDoubt, Opened, RunMovedOn
@@ -207,6 +207,9 @@ class FailingLedger:
         self._at("open")
         return await self.inner.open(call, tool, decision, book, last_word=last_word)
 
+    def may_act(self, opened: Opened) -> bool:
+        return self.inner.may_act(opened)
+
     async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
         self._at("open")
         return await self.inner.run_of(call, tool)
@@ -238,7 +241,7 @@ class Rig:
     ledger: FailingLedger
     shield: Shield
     database: Path
-    parts: SqliteLedger
+    parts: LedgerParts
     tools: dict[str, AdmittedTool]
     enforce: Callable[[str], None]
     """Puts other rules in force."""
@@ -332,7 +335,7 @@ def ledger_in(
     wait: float = 2.0,
     clock: Callable[[], datetime] = now,
     every: float = 1.0,
-) -> SqliteLedger:
+) -> LedgerParts:
     """Open a ledger in `folder`, whose key is made when it is not there."""
     key = folder / "ledger.key"
     if not key.exists():
@@ -345,7 +348,7 @@ def ledger_in(
         wait=wait,
         every=every,
     )
-    return open_sqlite_ledger(files, LogKey.read(key), now=clock, random=RandomPool().take)
+    return open_ledger_parts(files, LogKey.read(key), now=clock, random=RandomPool().take)
 
 
 def _policy(rules: str) -> CasbinPolicy:

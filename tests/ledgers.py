@@ -199,7 +199,7 @@ def make_tree(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE ledger_entry SET leaf = ? WHERE idx = ?", (leaf, index))
         connection.executemany("INSERT INTO ledger_node VALUES (?, ?, ?)", tree.append(leaf))
     connection.execute("DELETE FROM ledger_tip")
-    connection.execute("INSERT INTO ledger_tip VALUES (1, ?, ?)", (tree.size, tree.pack()))
+    connection.execute("INSERT INTO ledger_tip VALUES (1, ?, ?, 0)", (tree.size, tree.pack()))
 
 
 def publish(connection: sqlite3.Connection, checkpoints: Iterable[tuple[int, Signer]]) -> None:

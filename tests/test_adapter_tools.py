@@ -222,6 +222,20 @@ async def test_a_caller_who_hangs_up_stops_the_first_send_and_no_later_one(sends
     assert (await run(World([hung_up_on]), act=an_act(hang_up))).kind == ended
 
 
+@pytest.mark.parametrize(("sends", "ended"), [(0, "failed timeout, again"), (1, "unknown timeout")])
+async def test_a_gate_that_the_others_see_no_more_sends_nothing_more(sends: int, ended: str) -> None:
+    seen = [True]
+
+    async def lost_from_sight(context: Context[World]) -> Given:
+        for _ in range(sends):
+            context.sending()
+        seen[0] = False
+        return await done(context)
+
+    act = replace(an_act(), may_send=lambda: seen[0])
+    assert in_words(await run(World([lost_from_sight]), act=act)) == ended
+
+
 # --- asking again
 
 

@@ -184,7 +184,8 @@ def test_without_a_token_every_method_is_challenged_and_told_of_no_error(gate: S
 
     assert reply.status_code == 401
     assert reply.headers["WWW-Authenticate"] == (
-        f'Bearer resource_metadata="{base_of(gate)}{WELL_KNOWN}/mcp", scope="notes:read notes:write"'
+        f'Bearer resource_metadata="{base_of(gate)}{WELL_KNOWN}/mcp", '
+        'scope="audit:read notes:read notes:write"'
     )
     assert (reply.content == b"") == (method == "HEAD")
 
@@ -198,7 +199,7 @@ def test_the_metadata_is_where_clients_look_for_it_and_needs_no_token(gate: Serv
         "resource": gate.url,
         "bearer_methods_supported": ["header"],
         "resource_name": "Toolgate",
-        "scopes_supported": ["notes:read", "notes:write"],
+        "scopes_supported": ["audit:read", "notes:read", "notes:write"],
     }
     assert (head.status_code, head.content) == (200, b"")
     assert httpx2.post(base_of(gate) + path).status_code == 405
@@ -219,10 +220,10 @@ async def test_scopes_follow_the_registry(gate: Served) -> None:
 
     manifest.write_text(before.replace('scopes = ["notes:read"]', 'scopes = ["notes:find"]'), "utf-8")
     try:
-        await until("notes:find notes:write")
+        await until("audit:read notes:find notes:write")
     finally:
         manifest.write_text(before, "utf-8")
-    await until("notes:read notes:write")
+    await until("audit:read notes:read notes:write")
 
 
 async def test_over_stdio_a_missing_scope_is_a_tools_error(root: Path) -> None:

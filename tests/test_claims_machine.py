@@ -17,11 +17,11 @@ from tests.gate_on_scripted_system import Purse
 from tests.torture.gate import ANN, AllowsAll
 from tests.torture.line import TOOL, Line, tool
 from tests.torture.points import Points
+from toolgate.backends.ledger_parts import LedgerFiles, LedgerParts, open_ledger_parts
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.manifest_catalog import ManifestCatalog
 from toolgate.backends.sql_claims import GRACE
 from toolgate.backends.sql_doubts import NOTHING_THERE, PAUSE, RESOLVED_AS_NOTHING
-from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
 from toolgate.core.call import Call
 from toolgate.core.claims import Finding, InDoubt, Opened, in_doubt_still
 from toolgate.core.decision import Decision
@@ -98,7 +98,7 @@ class Claim:
     def claim(self, now: int, life: int) -> None:
         """Run it once more."""
         self.state, self.life, self.until, self.gone = "in_progress", life, now + LAPSE, None
-        self.attempt, self.outcome = self.attempt + 1, None
+        self.attempt, self.outcome, self.asked = self.attempt + 1, None, Claim.asked
 
     def end(self, attempt: int, how: EndedAs, outcome: Outcome, now: int, *, resent: bool) -> bool:
         """End an attempt; whether it was late, and changed nothing but that its owner sends no more."""
@@ -182,7 +182,7 @@ class Gate:
             floor=0,
         )
         key = LogKey.read(self.folder / "ledger.key")
-        self.parts: SqliteLedger = open_sqlite_ledger(files, key, now=self.now, random=os.urandom)
+        self.parts: LedgerParts = open_ledger_parts(files, key, now=self.now, random=os.urandom)
         self.reconciler = Reconciler(doubts=self.parts.doubts, vault=Purse(), tools=self.far)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:

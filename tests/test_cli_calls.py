@@ -84,8 +84,8 @@ def test_arguments_that_are_no_json_object_end_with_2(arguments: str) -> None:
 
 
 def test_a_caller_that_is_not_named_is_told_with_those_that_are() -> None:
-    assert "there is no caller 'eve' (there are: member, reader)" in faults(
-        "call", "notes.search", "--as", "eve"
+    assert "there is no caller 'max' (there are: auditor, member, reader)" in faults(
+        "call", "notes.search", "--as", "max"
     )
 
 

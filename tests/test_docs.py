@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from tests.serving import serving
 from toolgate.adapter.http import HttpSystem
+from toolgate.backends.audit_access import Scope
 from toolgate.backends.manifest_catalog import Manifest, ToolManifest
 from toolgate.backends.policy.text import RULE_CELLS
 from toolgate.cli.app import COMMANDS, app
@@ -125,7 +126,7 @@ def test_the_manifest_of_the_guide_is_admitted(starter: Path, root: Path, tmp_pa
     _shell("printf s | toolgate secrets set desk", root, plugins)
     assert "2 faults" in _shell("toolgate check", root, plugins)
     assert "pinned       desk.create" in _shell("toolgate registry lock", root, plugins)
-    assert "5 tools admitted" in _shell("toolgate check", root, plugins)
+    assert "9 tools admitted" in _shell("toolgate check", root, plugins)
 
 
 def test_the_python_client_of_the_guide_calls_once(root: Path) -> None:
@@ -158,6 +159,7 @@ def test_every_key_of_a_manifest_is_explained() -> None:
         SqlSystem,
         Declared,
         Parameter,
+        Scope,
         but={"operation"},
     )
     for key in Manifest.model_fields:

@@ -74,7 +74,8 @@ def test_one_command_shows_that_each_call_has_a_user_of_its_own_that_is_gone_aft
 def test_its_deployment_has_no_fault_and_its_cases_pass(tmp_path: Path) -> None:
     root = tmp_path / "gate"
     done("init", str(root))
-    (root / "registry" / "notes.toml").unlink()
+    for shipped in ("notes.toml", "audit.toml"):
+        (root / "registry" / shipped).unlink()
     (root / "policies" / "cases" / "notes.toml").unlink()
     shutil.copytree(WRITTEN, root, dirs_exist_ok=True)
     for given in ("vault-ca.pem", "secret-id"):

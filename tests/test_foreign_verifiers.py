@@ -24,6 +24,7 @@ from sigstore_models.rekor.v1 import TransparencyLogEntry as Logged
 
 from examples.node import find_node, install
 from tests.ledgers import Signer
+from toolgate.backends.cosigning import WitnessKey
 from toolgate.core.merkle import Frontier, inclusion_proof, leaf_hash, root_at
 from toolgate.verifier import Note, VerifierKey, verify_proof
 
@@ -112,6 +113,16 @@ def _spki() -> str:
     return _base64(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
+WITNESSES: Final = tuple(WitnessKey.new(f"witness.example/{number}") for number in range(3))
+
+
+def cosigned(proven: Proven) -> Proven:
+    """The same under a checkpoint with the lines of three witnesses."""
+    text = Note.parse(proven.note).text
+    lines = "".join(f"{key.cosign(text, 1_796_000_000)}\n" for key in WITNESSES)
+    return replace(proven, note=proven.note + lines)
+
+
 PROVEN: Final = [Proven.of(index, size) for size in SIZES for index in sorted({0, size // 2, size - 1})]
 PROOFS_CHANGED: Final = [changed for proven in PROVEN for changed in proven.proofs_changed()]
 NOTES_CHANGED: Final = [changed for proven in PROVEN for changed in proven.notes_changed()]
@@ -148,6 +159,12 @@ def test_npm_accepts_our_proofs_and_checkpoints(oracles: Path) -> None:
     assert npm(PROVEN, oracles) == [True] * len(PROVEN)
 
 
+def test_npm_accepts_checkpoints_with_lines_of_witnesses(oracles: Path) -> None:
+    assert npm([cosigned(proven) for proven in PROVEN], oracles) == [True] * len(PROVEN)
+    changed = [cosigned(proven) for proven in NOTES_CHANGED]
+    assert npm(changed, oracles) == [False] * len(changed)
+
+
 def test_npm_refuses_what_was_changed(oracles: Path) -> None:
     changed = PROOFS_CHANGED + NOTES_CHANGED
     assert npm(changed, oracles) == [False] * len(changed)
@@ -182,6 +199,10 @@ def sigstore(proven: Proven) -> bool:
 
 def test_sigstore_accepts_our_proofs_and_checkpoints() -> None:
     assert [sigstore(proven) for proven in PROVEN] == [True] * len(PROVEN)
+
+
+def test_sigstore_accepts_checkpoints_with_lines_of_witnesses() -> None:
+    assert [sigstore(cosigned(proven)) for proven in PROVEN] == [True] * len(PROVEN)
 
 
 def test_sigstore_refuses_what_was_changed() -> None:

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.gate_on_scripted_system import Behaviour, Rig, Step, rig
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import SqlRecords
 from toolgate.core.outcome import Answer, Done, Failed, InputRequired, Refused, Unknown
 
@@ -117,7 +118,7 @@ def _ends(tool: str, behaviour: Behaviour, failing: set[Step]) -> Ends:
 
 def _recorded_like(folder: Path, expected: Ends, *, gone_before_send: bool) -> None:
     """A caller that hung up got no answer; the ledger says the same that it would have been told."""
-    (call,) = SqlRecords(folder / "ledger.db").calls(most=5, subject=None, tool=None)
+    (call,) = SqlRecords(SqliteFile(folder / "ledger.db")).calls(most=5, subject=None, tool=None)
     ends = {code or "done" for _, code in expected}
     if gone_before_send and not ends & {"busy", "adapter_error", "ledger_unavailable"}:
         ends = {"cancelled_before_send"}
@@ -183,7 +184,7 @@ async def _asked_again(gate: Rig, tool: str, amount: object, first: Answer | Non
 
 def _recorded(folder: Path, gate: Rig, failing: set[Step]) -> None:
     """After all is over: every effect has an intent, and every intent an end unless its write was lost."""
-    calls = SqlRecords(folder / "ledger.db").calls(most=100, subject=None, tool=None)
+    calls = SqlRecords(SqliteFile(folder / "ledger.db")).calls(most=100, subject=None, tool=None)
     acted = [call for call in calls if call.end in {"done", "open"} or call.end_entry is not None]
     assert len(acted) >= gate.desk.effects
     if "close" not in failing:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.gate_on_scripted_system import ledger_in, rig
 from toolgate.backends.log_key import LogKey
+from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.claims import Opened
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Failed, Refused, Unknown
@@ -41,6 +42,7 @@ async def test_a_folder_that_was_taken_away_is_answered_with_nothing_done(tmp_pa
     async with rig(folder) as gate:
         await gate.call()
         folder.rename(tmp_path / "elsewhere")
+        assert isinstance(gate.parts.writer, SqliteWriter)
         gate.parts.writer._look_again = 0.0  # pyright: ignore[reportPrivateUsage]
         gone = await gate.call()
         (tmp_path / "elsewhere").rename(folder)

@@ -20,9 +20,10 @@ from tests.gate_on_scripted_system import ledger_in
 from tests.shell import document, done, faults, run
 from toolgate.backends import log_key_rotation
 from toolgate.backends.checkpoints import AcceptedLoss, Checkpoints
+from toolgate.backends.ledger_database import SqliteFile
+from toolgate.backends.ledger_parts import LedgerParts
 from toolgate.backends.ledger_proofs import proof_of
 from toolgate.backends.log_key import LogKey
-from toolgate.backends.sqlite_ledger import SqliteLedger
 from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import Checkpoint, Note
@@ -100,8 +101,8 @@ def test_an_entry_that_no_checkpoint_covers_is_covered_first(kept: Path, root: P
         ledger.execute("DELETE FROM ledger_checkpoint WHERE size > ?", (smallest,))
         ledger.commit()
 
-    assert proof_of(database, smallest - 1) is not None
-    assert proof_of(database, smallest) is None
+    assert proof_of(SqliteFile(database), smallest - 1) is not None
+    assert proof_of(SqliteFile(database), smallest) is None
     assert _ledger("prove", f"{smallest - 1}")["size"] > smallest
 
 
@@ -130,7 +131,7 @@ def test_an_entry_that_was_removed_is_not_proven(kept: Path, root: Path) -> None
         ledger.commit()
 
     with pytest.raises(LedgerUnavailable, match="does not hold what it published"):
-        proof_of(database, 3)
+        proof_of(SqliteFile(database), 3)
 
 
 def test_a_changed_entry_is_not_proven(kept: Path, root: Path) -> None:
@@ -444,12 +445,12 @@ async def _publish(writer: SqliteWriter) -> None:
     await writer.publish()
 
 
-async def _write(ledger: SqliteLedger) -> None:
+async def _write(ledger: LedgerParts) -> None:
     entry = ledger.entries.bare("config", "in_force", digests={})
     await ledger.writer.write(lambda batch: batch.append(entry))
 
 
-async def _rotate(ledger: SqliteLedger, folder: Path) -> LogKey:
+async def _rotate(ledger: LedgerParts, folder: Path) -> LogKey:
     begin = partial(log_key_rotation.begin_rotation, entries=ledger.entries, file=folder / "ledger.key")
     _, new = await ledger.writer.write(begin)
     await ledger.writer.publish()

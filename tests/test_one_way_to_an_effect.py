@@ -11,6 +11,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 
 from tests.gate_on_scripted_system import ANN, Amount, Desk, Rig, rig
 from toolgate.adapter import Context, Message, Messages, Operation, Text
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.manifest_catalog import ManifestCatalog
 from toolgate.backends.sql_records import SqlRecords
 from toolgate.core.arguments import Schema
@@ -100,7 +101,7 @@ async def test_whatever_the_system_was_asked_has_an_intent_in_the_ledger(tmp_pat
         for tool in ("desk.read", "desk.write", "desk_destroy", "desk.none"):
             await gate.call(tool)
         asked = gate.desk.keys
-    calls = SqlRecords(tmp_path / "ledger.db").calls(most=100, subject=None, tool=None)
+    calls = SqlRecords(SqliteFile(tmp_path / "ledger.db")).calls(most=100, subject=None, tool=None)
     assert len(asked) == 3
     assert set(asked) == {call.call_id for call in calls if call.end == "done"}
 
@@ -136,7 +137,7 @@ async def test_each_method_of_mcp_leads_through_the_ledger_or_to_no_system(tmp_p
             await client.read_resource("desk://2")
             await client.get_prompt("desk_tell", {"amount": "3"})
             asked = gate.desk.keys
-    calls = SqlRecords(tmp_path / "ledger.db").calls(most=100, subject=None, tool=None)
+    calls = SqlRecords(SqliteFile(tmp_path / "ledger.db")).calls(most=100, subject=None, tool=None)
     assert len(asked) == len(ACTING)
     assert sorted(asked) == sorted(call.call_id for call in calls if call.end == "done")
 

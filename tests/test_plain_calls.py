@@ -27,6 +27,7 @@ from tests.two_doors import (
     with_headers,
     without_sdk,
 )
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import SqlRecords
 
 pytestmark = pytest.mark.anyio
@@ -248,4 +249,4 @@ async def test_a_call_that_the_http_server_gives_up_is_told_so_before_its_send_a
 
 
 def _ends(gate: Rig) -> list[str]:
-    return [call.end for call in SqlRecords(gate.database).calls(most=9, subject=None, tool=None)]
+    return [call.end for call in SqlRecords(SqliteFile(gate.database)).calls(most=9, subject=None, tool=None)]

@@ -22,7 +22,7 @@ def team(root: Path) -> Path:
 
 
 def test_check_of_a_sound_policy_says_how_much_it_read(root: Path) -> None:
-    assert "4 rules in 1 file" in done("policy", "check", "--root", str(root))
+    assert "5 rules in 1 file" in done("policy", "check", "--root", str(root))
     assert document("policy", "check", "--root", str(root))["faults"] == []
 
 
@@ -100,9 +100,9 @@ def test_the_policy_of_another_folder_is_checked_against_this_registry(root: Pat
 
 
 def test_test_passes_the_starter(root: Path) -> None:
-    assert done("policy", "test", "--root", str(root)) == "5 of 5 cases passed.\n"
+    assert done("policy", "test", "--root", str(root)) == "7 of 7 cases passed.\n"
     told = document("policy", "test", "--root", str(root))
-    assert (told["ok"], told["cases"], told["passed"]) == (True, 5, 5)
+    assert (told["ok"], told["cases"], told["passed"]) == (True, 7, 7)
 
 
 def test_test_says_what_failed_and_which_rule_lacks_cases(root: Path, team: Path) -> None:
@@ -117,9 +117,9 @@ def test_test_says_what_failed_and_which_rule_lacks_cases(root: Path, team: Path
     assert "got:      hold by N04" in result.output
     assert "N03 (allow, rules.csv line 5) matches: it has no condition" in result.output
     assert "policies/team.csv: line 1: rule T01 needs a case that it decides" in result.output
-    assert "4 of 5 cases passed; 1 rule without the cases needed." in result.output
+    assert "6 of 7 cases passed; 1 rule without the cases needed." in result.output
     told = json.loads(run("policy", "test", "--root", str(root), "--json").stdout)
-    assert [failure["line"] for failure in told["failures"]] == [51]
+    assert [failure["line"] for failure in told["failures"]] == [52]
     assert [gap["rule"] for gap in told["uncovered"]] == ["T01"]
 
 
@@ -130,7 +130,7 @@ def test_test_counts_cases_that_cannot_be_used(root: Path) -> None:
 
     assert result.exit_code == 1
     assert "policies/cases/team.toml: line 1, case 'x': as" in result.output
-    assert "5 of 5 cases passed; 3 faults in files of cases." in result.output
+    assert "7 of 7 cases passed; 3 faults in files of cases." in result.output
 
 
 def test_test_of_a_part_judges_it_alone_and_fails_where_there_is_none(root: Path, team: Path) -> None:

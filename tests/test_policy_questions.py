@@ -175,7 +175,13 @@ def test_who_can_and_what_can_at_a_shell() -> None:
 
     told = document("policy", "what-can", "mia")
     assert told["who"] == ["member", "reader", "user:mia"]
-    assert {row["tool"] for row in told["tools"]} == {"notes.add", "notes.remove", "notes.search"}
+    can = {row["tool"]: row["can"] for row in told["tools"]}
+    assert {tool for tool in can if tool.startswith("notes.")} == {
+        "notes.add",
+        "notes.remove",
+        "notes.search",
+    }
+    assert {can[tool] for tool in can if tool.startswith("audit.")} == {"never"}
 
     as_role = document("policy", "what-can", "role:reader")["tools"]
     assert {row["tool"] for row in as_role if row["can"] == "always"} == {"notes.search"}

@@ -136,7 +136,7 @@ def test_what_was_not_kept_cannot_be_told_where_it_matters(newer: Callable[[str,
         ("notes.add", "neither arguments nor roles were kept"),
         ("notes.search", "the caller's roles were not kept"),
     }
-    with_everybody = _document(newer("reader, home,   notes.*", "*, home, notes.*"))
+    with_everybody = _document(newer("reader,  home,   notes.*", "*, home, notes.*"))
     assert {one["tool"] for one in with_everybody["cannot_tell"]} == {"notes.add"}
     assert with_everybody["judged"] == 1
 

@@ -26,11 +26,12 @@ import pytest
 from tests.ledgers import a_story, write
 from tests.serving import Served, serving
 from tests.shell import document, done, faults, really, run
+from toolgate.backends.ledger_database import SqliteFile
+from toolgate.backends.ledger_parts import LedgerParts
 from toolgate.backends.policy.casbin_judge import CasbinPolicy
 from toolgate.backends.policy.reading import read_policy
 from toolgate.backends.policy_stored import StoredPolicies
 from toolgate.backends.policy_versions import Asked, PolicyVersions, Recorded
-from toolgate.backends.sqlite_ledger import SqliteLedger
 from toolgate.core.errors import LedgerUnavailable, Misconfigured
 from toolgate.main import House, now, open_house, open_ledger
 from toolgate.settings import read_settings
@@ -274,7 +275,7 @@ def test_a_rollback_puts_the_version_before_in_force_and_leaves_the_disk_alone()
     second = activated(RULES + MORE)
 
     assert "is in force again" in done("policy", "rollback")
-    assert StoredPolicies(Path("data/toolgate.db")).standing().enforced.digest == first  # type: ignore[union-attr]
+    assert StoredPolicies(SqliteFile(Path("data/toolgate.db"))).standing().enforced.digest == first  # type: ignore[union-attr]
     assert on_disk() == second
     assert document("policy", "rollback", second[:10])["policy"] == second
     assert [entry["status"] for entry in entries()] == [
@@ -307,7 +308,7 @@ def test_there_must_be_something_to_roll_back_to(words: Sequence[str]) -> None:
 def test_a_shadow_stands_beside_the_policy_in_force_until_it_ends_or_is_activated() -> None:
     first = activated(RULES)
     second = activated(RULES + MORE, "--shadow")
-    standing = StoredPolicies(Path("data/toolgate.db")).standing()
+    standing = StoredPolicies(SqliteFile(Path("data/toolgate.db"))).standing()
     assert standing.enforced is not None
     assert standing.shadow is not None
     assert (standing.enforced.digest, standing.shadow.digest) == (first, second)
@@ -317,7 +318,7 @@ def test_a_shadow_stands_beside_the_policy_in_force_until_it_ends_or_is_activate
     activated(RULES + MORE, "--shadow")
     activated(RULES + MORE)
 
-    assert StoredPolicies(Path("data/toolgate.db")).standing().shadow is None
+    assert StoredPolicies(SqliteFile(Path("data/toolgate.db"))).standing().shadow is None
     statuses = ["activated", "shadowed", "shadow_ended", "shadowed", "shadow_ended", "activated"]
     assert [entry["status"] for entry in entries()] == statuses
     assert verified()
@@ -401,7 +402,7 @@ def asked_for(number: int) -> Asked:
     return Asked(digest=sha256(spelled).hexdigest(), files=files, by="p" + "0" * 20, cases=0)
 
 
-def versions_in(ledger: SqliteLedger) -> PolicyVersions:
+def versions_in(ledger: LedgerParts) -> PolicyVersions:
     return PolicyVersions(ledger.writer, ledger.entries, now=now)
 
 
@@ -483,11 +484,11 @@ def test_an_activation_that_is_killed_leaves_the_old_version_or_the_new_one(afte
         process.wait(timeout=30)
 
     done("policy", "versions")  # opens the ledger again
-    enforced = StoredPolicies(Path("data/toolgate.db")).standing().enforced
+    enforced = StoredPolicies(SqliteFile(Path("data/toolgate.db"))).standing().enforced
     known = {asked_for(number).digest: number for number in range(1000)}
     assert enforced is not None
     assert known[enforced.digest] >= int(said[-1]), "what was answered has not been lost"
-    assert StoredPolicies(Path("data/toolgate.db")).files(enforced.digest)
+    assert StoredPolicies(SqliteFile(Path("data/toolgate.db"))).files(enforced.digest)
     assert verified()
 
 

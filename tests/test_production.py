@@ -151,7 +151,7 @@ async def test_tools_come_in_pages_that_together_are_all(root: Path) -> None:
         elsewhere = manifest.replace("notes://", f"{system.replace('_', '-')}://")
         (root / "registry" / f"{system}.toml").write_text(elsewhere, "utf-8")
     rules = root / "policies" / "rules.csv"
-    rules.write_text(rules.read_text("utf-8") + "p, N10, allow, member, home, *.search, read, -, -, -\n")
+    rules.write_text(rules.read_text("utf-8") + "p, N10, allow, member, home, notes*.search, read, -, -, -\n")
     settings = root / "toolgate.toml"
     settings.write_text("page_size = 1\n" + settings.read_text("utf-8"), "utf-8")
     with serving(root) as gate:

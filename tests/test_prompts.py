@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 
 from tests.library import PIXEL, installed_in, library_in
 from tests.serving import ERAS, Era, Served, serving
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import SqlRecords
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ async def test_getting_one_gives_its_messages_and_is_recorded_like_a_call(gate: 
     assert isinstance(inside, t.EmbeddedResource)
     assert inside.resource == t.TextResourceContents(uri="library://newest", text="The newest")
     assert image == t.ImageContent(data=b64encode(PIXEL).decode(), mime_type="image/png")
-    call, *_ = SqlRecords(gate.root / "data" / "toolgate.db").calls(
+    call, *_ = SqlRecords(SqliteFile(gate.root / "data" / "toolgate.db")).calls(
         most=1, subject="mia", tool="library.suggest"
     )
     assert call.end == "done"

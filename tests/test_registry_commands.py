@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.registries import unlocked
+from tests.registries import notes_only, unlocked
 from tests.shell import document, done, faults, replace, run
 
 MANIFEST = "registry/notes.toml"
@@ -16,7 +16,7 @@ ADD = "Write a new note. Gives its id."
 @pytest.fixture(autouse=True)
 def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in the deployment's folder, on a terminal that does not break lines."""
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(notes_only(root))
     monkeypatch.setenv("COLUMNS", "300")
     return root
 

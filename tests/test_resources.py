@@ -13,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 
 from tests.library import LAST_BOOK, PIXEL, installed_in, library_in
 from tests.serving import ERAS, Era, Served, serving
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import SqlRecords
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +90,7 @@ async def test_a_reading_is_recorded_like_a_call(gate: Served, era: Era) -> None
         with pytest.raises(MCPError):
             await client.read_resource("library://books/13")
 
-    refused, done, *_ = SqlRecords(gate.root / "data" / "toolgate.db").calls(
+    refused, done, *_ = SqlRecords(SqliteFile(gate.root / "data" / "toolgate.db")).calls(
         most=10, subject="mia", tool="library.read"
     )
     assert (done.end, refused.end) == ("done", "forbidden")

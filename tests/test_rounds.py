@@ -92,7 +92,7 @@ async def test_a_client_of_before_that_fails_to_ask_is_told_the_question(gate: S
 async def test_a_client_that_declares_no_form_is_told_what_it_misses(
     gate: Served, capabilities: dict[str, Any]
 ) -> None:
-    said = _call(gate, meta={CAPABILITIES: capabilities}, status=400)
+    said = call_of(gate, meta={CAPABILITIES: capabilities}, status=400)
 
     assert said["error"]["code"] == t.MISSING_REQUIRED_CLIENT_CAPABILITY == -32021
     assert said["error"]["data"]["requiredCapabilities"] == {"elicitation": {"form": {}}}
@@ -109,10 +109,10 @@ async def test_an_sdk_client_that_cannot_ask_gets_the_error(gate: Served) -> Non
 
 
 async def test_without_a_key_the_last_round_takes_effect_once(gate: Served) -> None:
-    first = _call(gate, "Waves")["result"]
-    second = _call(gate, "Waves", NAME, first["requestState"])["result"]
-    done = _call(gate, "Waves", COLOURS, second["requestState"])["result"]
-    again = _call(gate, "Waves", COLOURS, second["requestState"])["result"]
+    first = call_of(gate, "Waves")["result"]
+    second = call_of(gate, "Waves", NAME, first["requestState"])["result"]
+    done = call_of(gate, "Waves", COLOURS, second["requestState"])["result"]
+    again = call_of(gate, "Waves", COLOURS, second["requestState"])["result"]
 
     assert [*first["inputRequests"], *second["inputRequests"]] == ["name", "colours"]
     assert second["requestState"] != first["requestState"]
@@ -123,10 +123,10 @@ async def test_without_a_key_the_last_round_takes_effect_once(gate: Served) -> N
 
 async def test_with_a_key_every_round_is_the_call_of_that_key(gate: Served) -> None:
     keyed = CAN_ASK | {KEY: "the-key-of-one-painting"}
-    first = _call(gate, "Sand", meta=keyed)["result"]
-    second = _call(gate, "Sand", NAME, first["requestState"], meta=keyed)["result"]
-    done = _call(gate, "Sand", COLOURS, second["requestState"], meta=keyed)["result"]
-    again = _call(gate, "Sand", meta=keyed)["result"]
+    first = call_of(gate, "Sand", meta=keyed)["result"]
+    second = call_of(gate, "Sand", NAME, first["requestState"], meta=keyed)["result"]
+    done = call_of(gate, "Sand", COLOURS, second["requestState"], meta=keyed)["result"]
+    again = call_of(gate, "Sand", meta=keyed)["result"]
 
     assert again["_meta"][REPLAYED]
     assert again["content"][1:] == done["content"]
@@ -134,10 +134,10 @@ async def test_with_a_key_every_round_is_the_call_of_that_key(gate: Served) -> N
 
 async def test_a_round_without_the_key_of_the_first_is_the_same_call(gate: Served) -> None:
     keyed = CAN_ASK | {KEY: "a-key-that-is-left-out"}
-    first = _call(gate, "Reeds", meta=keyed)["result"]
-    second = _call(gate, "Reeds", NAME, first["requestState"])["result"]
-    done = _call(gate, "Reeds", COLOURS, second["requestState"])["result"]
-    again = _call(gate, "Reeds", meta=keyed)["result"]
+    first = call_of(gate, "Reeds", meta=keyed)["result"]
+    second = call_of(gate, "Reeds", NAME, first["requestState"])["result"]
+    done = call_of(gate, "Reeds", COLOURS, second["requestState"])["result"]
+    again = call_of(gate, "Reeds", meta=keyed)["result"]
 
     assert again["_meta"][REPLAYED]
     assert again["content"][1:] == done["content"]
@@ -145,8 +145,8 @@ async def test_a_round_without_the_key_of_the_first_is_the_same_call(gate: Serve
 
 @pytest.mark.parametrize("key", [None, "the-key-of-the-first"])
 async def test_a_round_with_another_key_is_refused(gate: Served, key: str | None) -> None:
-    first = _call(gate, "Ice", meta=CAN_ASK | ({KEY: key} if key else {}))["result"]
-    said = _call(gate, "Ice", NAME, first["requestState"], meta=CAN_ASK | {KEY: "another-key"}, status=400)
+    first = call_of(gate, "Ice", meta=CAN_ASK | ({KEY: key} if key else {}))["result"]
+    said = call_of(gate, "Ice", NAME, first["requestState"], meta=CAN_ASK | {KEY: "another-key"}, status=400)
 
     assert said["error"]["code"] == t.INVALID_PARAMS
     assert "one idempotency key" in said["error"]["message"]
@@ -168,14 +168,16 @@ def test_an_answer_is_good_for_the_question_that_was_asked() -> None:
 
 async def test_answers_may_come_all_at_once_and_others_are_not_looked_at(gate: Served) -> None:
     stranger = {"stranger": {"action": "accept", "content": {"name": "?"}}}
-    done = _call(gate, "Rain", NAME | COLOURS | stranger)["result"]
+    done = call_of(gate, "Rain", NAME | COLOURS | stranger)["result"]
 
     assert "Rain, 'Dawn', in red and blue" in done["content"][0]["text"]
 
 
 async def test_a_refusal_of_what_was_not_asked_changes_nothing(gate: Served) -> None:
-    first = _call(gate, "Snow")["result"]
-    second = _call(gate, "Snow", NAME | {"stranger": {"action": "decline"}}, first["requestState"])["result"]
+    first = call_of(gate, "Snow")["result"]
+    second = call_of(gate, "Snow", NAME | {"stranger": {"action": "decline"}}, first["requestState"])[
+        "result"
+    ]
 
     assert [*second["inputRequests"]] == ["colours"]
 
@@ -184,7 +186,7 @@ async def test_a_refusal_of_what_was_not_asked_changes_nothing(gate: Served) -> 
 async def test_a_state_is_good_for_its_own_call_alone(
     gate: Served, change: Literal["tampered", "other arguments", "another caller", "made up"]
 ) -> None:
-    state = _call(gate, "Fog")["result"]["requestState"]
+    state = call_of(gate, "Fog")["result"]["requestState"]
     motif, who = "Fog", "member"
     match change:
         case "tampered":
@@ -195,7 +197,7 @@ async def test_a_state_is_good_for_its_own_call_alone(
             who = "guest"
         case "made up":
             state = "v1.AAAA"
-    said = _call(gate, motif, NAME, state, who=who, status=400)
+    said = call_of(gate, motif, NAME, state, who=who, status=400)
 
     assert said["error"]["code"] == t.INVALID_PARAMS
     assert said["error"]["data"] == {"reason": "invalid_request_state"}
@@ -236,7 +238,7 @@ def _context(questions: dict[str, str]) -> Context[None]:
     )
 
 
-def _call(
+def call_of(
     gate: Served,
     motif: str = "A tree",
     responses: dict[str, Any] | None = None,

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from tests.registries import unlocked
 from tests.serving import ERAS, ERROR, Era, Served, call_body, meta_of, serving, text_of
 from toolgate.backends.keystore import Keystore
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import SqlRecords
 
 pytestmark = pytest.mark.anyio
@@ -212,7 +213,7 @@ async def test_a_caller_that_hangs_up_after_the_send_changes_nothing_about_the_r
             },
         )
     desk.answer_slow.set()
-    records = SqlRecords(gate.root / "data" / "toolgate.db")
+    records = SqlRecords(SqliteFile(gate.root / "data" / "toolgate.db"))
     with anyio.fail_after(10):
         while any(call.end == "open" for call in records.calls(most=5, subject=None, tool="desk.place")):
             await anyio.sleep(0.01)
@@ -239,5 +240,7 @@ async def test_a_gate_that_is_told_to_end_finishes_what_it_has_sent(
             desk.answer_slow.set()
             assert await anyio.to_thread.run_sync(partial(gate.process.wait, 20)) == 0
 
-    (call,) = SqlRecords(root / "data" / "toolgate.db").calls(most=5, subject=None, tool="desk.place")
+    (call,) = SqlRecords(SqliteFile(root / "data" / "toolgate.db")).calls(
+        most=5, subject=None, tool="desk.place"
+    )
     assert call.end == "done"

@@ -237,7 +237,7 @@ TABLES: Final[list[Case]] = [
     ("the tip's frontier is edited", sql("UPDATE ledger_tip SET frontier = zeroblob(160)"), SIZE),
     ("the tip's frontier is text", sql("UPDATE ledger_tip SET frontier = CAST(x'ff' AS TEXT)"), SIZE),
     ("the tip is deleted", sql("DELETE FROM ledger_tip"), SIZE),
-    ("a second tip", sql("INSERT INTO ledger_tip SELECT 2, size, frontier FROM ledger_tip"), SIZE),
+    ("a second tip", sql("INSERT INTO ledger_tip SELECT 2, size, frontier, 0 FROM ledger_tip"), SIZE),
     ("a payload's value is edited", sql("UPDATE payload SET value = '{}' WHERE idx = ?", INTENT), INTENT),
     (
         "a payload's value gets longer",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 from tests.gate_on_scripted_system import rig
 from tests.torture.gate import Gate, open_gate
 from tests.torture.points import Point, Trouble
+from tests.torture.promises import Tally
 from tests.torture.stage import Reply, Running, Stage, a_stage
+from tests.torture.trial import Cell, Result, read
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.outcome import Done, Failed, Refused, Unknown
 from toolgate.core.tool import Duplicates
@@ -312,3 +315,11 @@ def _entries(folder: Path, kind: str) -> list[dict[str, Any]]:
     query = "SELECT body FROM ledger_entry WHERE kind = ? ORDER BY idx"
     with closing(sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True)) as connection:
         return [json.loads(row[0]) for row in connection.execute(query, (kind,))]
+
+
+def test_what_came_of_a_trial_is_read_as_it_was_written() -> None:
+    cell = Cell(database="postgresql", mode="query", gates=3, kills=5, seed=1)
+    met = Counter({"before the intent kill": 2})
+    result = Result(cell=cell, tally=Tally(kills=5), troubles=met, violations=["none"], seconds=1.5)
+
+    assert read(json.loads(json.dumps(result.written))) == result

@@ -3,12 +3,16 @@
 
 This one file needs Python 3.11 and `cryptography`; read it before you trust it. What it verifies is written
 down in docs/reference/ledger.md: an RFC 9162 Merkle tree in SQLite, checkpoints as C2SP signed notes, proofs
-as C2SP `tlog-proof` files.
+as C2SP `tlog-proof` files, and cosignatures of witnesses as C2SP `tlog-cosignature`.
 
     verify.py ledger DATABASE --key KEY --checkpoint FILE     the whole ledger
     verify.py proof FILE --key KEY                            one entry
     verify.py consistency OLD NEW DATABASE --key KEY          nothing before OLD was changed in NEW
     verify.py consistency OLD NEW --proof FILE --key KEY      the same, without the database
+    verify.py tiles FOLDER --key KEY --checkpoint FILE        an exported ledger (C2SP tlog-tiles)
+    verify.py bundle FILE.zip --key KEY                       the answer to a question, with its proofs
+
+With --witnesses FILE, a C2SP `tlog-policy`, a quorum of witnesses must have cosigned it, too.
 
 It exits with 0 when all was verified, 1 when something was tampered with, and 2 when it cannot tell: whoever
 can write the database can also make another whole ledger in it. Only a key and a checkpoint that you kept
@@ -18,21 +22,25 @@ elsewhere show that it is the one that was published.
 import argparse
 import base64
 import binascii
+import csv
 import hmac
+import io
 import json
 import re
 import sqlite3
 import sys
 import time
+import zipfile
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from heapq import merge
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 from urllib.parse import quote
 
 from cryptography.exceptions import InvalidSignature
@@ -137,7 +145,7 @@ class Report:
         """Say it to a person."""
         if headline := self.headline:
             yield f"TAMPERED: {headline}"
-            yield "Keep this database and every checkpoint as they are; compare with a backup from before."
+            yield "Keep what was verified, and every checkpoint, as it is; compare with a copy from before."
             yield from (f"  also: {fault}" for fault in self.faults if fault is not headline)
         else:
             yield f"{self.verdict.upper()}: {self.entries} entries"
@@ -287,6 +295,10 @@ class Tree:
 # --- Keys, notes, checkpoints (C2SP signed-note and tlog-checkpoint) -----------------------------------
 
 _ED25519: Final = 1
+_COSIGNATURE: Final = 4
+_TIME: Final = 8
+_LATEST: Final = 253_402_300_799
+"""The last second of the year 9999."""
 _KEY_ID: Final = 4
 _NAME: Final = re.compile(r"[^\s+]+")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
@@ -306,22 +318,23 @@ def unbase64(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class VerifierKey:
-    """The public half of a log's key."""
+    """The public half of a log's key, or of a witness's."""
 
     name: str
     public: bytes
+    kind: int = _ED25519
 
     @classmethod
-    def parse(cls, text: str) -> "VerifierKey":
-        """Read `name+id+key`. Raises `Unreadable`."""
+    def parse(cls, text: str, kind: int = _ED25519) -> "VerifierKey":
+        """Read `name+id+key` of this kind of key. Raises `Unreadable`."""
         name, _, rest = text.strip().partition("+")
         id_, _, encoded = rest.partition("+")
         key = unbase64(encoded)
         if any("\ud800" <= char <= "\udfff" for char in name):
             raise Unreadable("the verifier key's name is no text")
-        if not _NAME.fullmatch(name) or len(key) != 1 + _HASH or key[0] != _ED25519:
-            raise Unreadable("this is no Ed25519 verifier key: name+id+key is expected")
-        parsed = cls(name, key[1:])
+        if not _NAME.fullmatch(name) or len(key) != 1 + _HASH or key[0] != kind:
+            raise Unreadable(f"this is no Ed25519 verifier key of type {kind}: name+id+key is expected")
+        parsed = cls(name, key[1:], kind)
         if parsed.id.hex() != id_:
             raise Unreadable("the verifier key does not have the id that it says")
         return parsed
@@ -329,10 +342,10 @@ class VerifierKey:
     @property
     def id(self) -> bytes:
         """Four bytes that tell this key from the others of its name."""
-        return sha256(self.name.encode() + b"\n" + bytes([_ED25519]) + self.public).digest()[:_KEY_ID]
+        return sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.public).digest()[:_KEY_ID]
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.id.hex()}+{base64.b64encode(bytes([_ED25519]) + self.public).decode()}"
+        return f"{self.name}+{self.id.hex()}+{base64.b64encode(bytes([self.kind]) + self.public).decode()}"
 
     def signed(self, message: bytes, signature: bytes) -> bool:
         """Whether this key made the signature (RFC 8032)."""
@@ -381,6 +394,13 @@ class Note:
                     found.add(key)
         return found
 
+    def cosigned_at(self, key: VerifierKey, signature: bytes) -> int | None:
+        """Give when a witness cosigned this, in seconds after 1970; None when not (tlog-cosignature)."""
+        at, signed = int.from_bytes(signature[:_TIME], "big"), signature[_TIME:]
+        if not 0 < at < 1 << 63 or not key.signed(f"cosignature/v1\ntime {at}\n{self.text}".encode(), signed):
+            return None
+        return at
+
 
 def _signature(line: str) -> tuple[str, bytes, bytes]:
     dash, _, rest = line.partition(" ")
@@ -389,6 +409,96 @@ def _signature(line: str) -> tuple[str, bytes, bytes]:
     if dash != "\u2014" or not _NAME.fullmatch(name) or len(decoded) <= _KEY_ID:
         raise Unreadable("a signature line of the note is malformed")
     return name, decoded[:_KEY_ID], decoded[_KEY_ID:]
+
+
+_NOBODY: Final = "none"
+_NO_QUORUM: Final = "cosignatures: the policy demands none (quorum none)"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which witnesses there are, and which of them together are the quorum (C2SP tlog-policy)."""
+
+    logs: tuple[VerifierKey, ...]
+    witnesses: dict[str, VerifierKey]
+    groups: dict[str, tuple[int, list[str]]]
+    """How many of which members stand for the group."""
+    quorum: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Policy":
+        """Read a policy file. Raises `Unreadable` at the first line that is none."""
+        logs: list[VerifierKey] = []
+        read = cls((), {}, {}, "")
+        quorums: list[str] = []
+        members: list[str] = []
+        for number, line in enumerate(text.split("\n"), 1):
+            words = re.split("[ \t]+", line.strip(" \t"))
+            if words == [""] or words[0].startswith("#"):
+                continue
+            try:
+                read._take(words, logs, quorums, members)
+            except Unreadable as error:
+                raise Unreadable(f"line {number}: {error}") from error
+        if len(quorums) != 1:
+            raise Unreadable("there is not one quorum line")
+        for keys in (logs, list(read.witnesses.values())):
+            if len({key.public for key in keys}) != len(keys):
+                raise Unreadable("a key is there twice")
+        return cls(tuple(logs), read.witnesses, read.groups, quorums[0])
+
+    def _take(
+        self, words: list[str], logs: list[VerifierKey], quorums: list[str], members: list[str]
+    ) -> None:
+        known = self.witnesses.keys() | self.groups.keys()
+        match words:
+            case ["log", key] | ["log", key, _]:
+                logs.append(VerifierKey.parse(key))
+            case ["witness", name, key] | ["witness", name, key, _] if name not in known and name != _NOBODY:
+                self.witnesses[name] = VerifierKey.parse(key, _COSIGNATURE)
+            case ["group", name, count, *those] if those and name not in known and name != _NOBODY:
+                spelled = {"all": f"{len(those)}", "any": "1"}.get(count, count)
+                least = int(spelled) if _NUMBER.fullmatch(spelled) else 0
+                new = set(those) - set(members)
+                if not 1 <= least <= len(those) or not new <= known or len(new) != len(those):
+                    raise Unreadable("the group's count or its members are wrong")
+                self.groups[name] = (least, those)
+                members.extend(those)
+            case ["quorum", name] if name in known or name == _NOBODY:
+                quorums.append(name)
+            case _:
+                raise Unreadable("it is no log, witness, group or quorum, or a name is taken or not known")
+
+    def is_met(self, cosigned: Collection[str]) -> bool:
+        """Whether these witnesses are enough."""
+        return self.quorum == _NOBODY or self._has(self.quorum, cosigned)
+
+    def _has(self, name: str, cosigned: Collection[str]) -> bool:
+        least, members = self.groups.get(name, (1, []))
+        if name in self.witnesses:
+            return name in cosigned
+        return sum(self._has(member, cosigned) for member in members) >= least
+
+    def cosigners(self, note: Note, *more: str) -> dict[str, int]:
+        """Give which witnesses cosigned `note`, there or in further lines, and when.
+
+        Raises:
+            Unreadable: a line is none, or one of a known witness is false: then nobody made it.
+        """
+        found: dict[str, int] = {}
+        for name, id_, signature in (*note.signatures, *map(_signature, more)):
+            for witness, key in self.witnesses.items():
+                if (key.name, key.id) == (name, id_):
+                    at = note.cosigned_at(key, signature)
+                    if at is None:
+                        raise Unreadable(f"the cosignature of witness {witness!a} is false")
+                    found[witness] = at
+        return found
+
+
+def _in_words(cosigners: dict[str, int]) -> str:
+    times = {name: datetime.fromtimestamp(min(at, _LATEST), UTC) for name, at in sorted(cosigners.items())}
+    return ", ".join(f"{name!a} at {at:%Y-%m-%d %H:%M:%SZ}" for name, at in times.items()) or "nobody"
 
 
 @dataclass(frozen=True)
@@ -527,7 +637,7 @@ _LEASE_STATUSES: Final = {"revoke_asked", *_OF_A_CALL, *_LATER}
 _ABOUT_AN_INTENT: Final = {"lease", "outcome", "unknown", "late_outcome", "reconcile", "resolve"}
 _KINDS: Final = {
     *("genesis", "writer_start", "writer_stop", "config", "intent", "refusal", "repeat"),
-    *("auth_failure", "audit_read", "key_rotate", "policy", "fault"),
+    *("auth_failure", "audit_read", "key_rotate", "policy", "fault", "erase", "retention"),
     *_ABOUT_AN_INTENT,
 }
 
@@ -556,6 +666,8 @@ class Grammar:
         self._asked: set[int] = set()
         """The intents of calls whose system was asked about them: a look-up has a credential too, and several
         processes may ask."""
+        self._erasures: set[int] = set()
+        """Those that were begun and are not done."""
         self._versions: set[str] = set()
         self._places: dict[str, str] = {}
         """Which version of the policy is in force, and which beside it in shadow."""
@@ -579,6 +691,10 @@ class Grammar:
             raise Wrong("answered_with is no earlier entry")
         elif kind == "policy":
             self._policy(entry)
+        elif kind == "erase":
+            self._erasure(index, entry)
+        elif kind == "retention" and entry.get("status") != "applied":
+            raise Wrong("unknown status of a retention")
 
     def _form(self, index: int, kind: object, entry: dict[str, Any]) -> None:
         writer, wseq = entry.get("writer"), entry.get("wseq")
@@ -680,6 +796,16 @@ class Grammar:
                 raise Wrong("the end of a run's token that is not open")
             self._runs.discard(accessor)
 
+    def _erasure(self, index: int, entry: dict[str, Any]) -> None:
+        """Who erased says so before, and once after it how much that was."""
+        status, begun = entry.get("status"), entry.get("begun")
+        if status == "begun" and type(entry.get("by")) is str and begun is None:
+            self._erasures.add(index)
+        elif status == "done" and type(begun) is int and begun in self._erasures:
+            self._erasures.discard(begun)
+        else:
+            raise Wrong("an erasure that nobody began, or the end of one that is no more open")
+
     def _policy(self, entry: dict[str, Any]) -> None:
         """A version takes a place from the one that it says had it before."""
         status, policy = str(entry.get("status")), entry.get("policy")
@@ -715,14 +841,87 @@ _TABLES: Final = {
     "payload": "idx field salt value",
 }
 _COLUMNS: Final = ("kind", "call_id", "at", "tenant", "who", "tool", "status", "run", "refers")
-_TIP_SQL: Final = "SELECT id, size, typeof(frontier), CAST(frontier AS BLOB) FROM ledger_tip LIMIT 2"
+_TIP_SQL: Final = (
+    "SELECT id, size, CASE typeof(frontier) WHEN 'blob' THEN frontier END FROM ledger_tip LIMIT 2"
+)
 _NODE_SQL: Final = (
-    "SELECT number, typeof(hash), CAST(hash AS BLOB) FROM ledger_node NOT INDEXED "
+    "SELECT number, CASE typeof(hash) WHEN 'blob' THEN hash END FROM ledger_node NOT INDEXED "
     "WHERE level = ? ORDER BY number"
 )
 _ENTRY_SQL: Final = "SELECT idx, leaf, body{} FROM ledger_entry NOT INDEXED WHERE idx >= ? ORDER BY idx"
+_NOTE_SQL: Final = (
+    "SELECT size, CASE typeof(note) WHEN 'text' THEN CAST(note AS BLOB) END FROM ledger_checkpoint "
+    "NOT INDEXED ORDER BY size"
+)
 
 Row: TypeAlias = tuple[Any, ...]
+
+
+class Foreign(Exception):  # noqa: N818 - named by what it is
+    """A value that can be none of the gate's: it is far too large, or no text.
+
+    Args:
+        rows: those that were read before its row, and not given yet.
+    """
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        super().__init__("a value that can be none of the gate's")
+        self.rows = list(rows)
+
+
+class Source(Protocol):
+    """Gives a ledger's rows, all as they were at one moment, each table's in the order of its numbers.
+
+    Every value may be anything: whoever can write the database may have put it there.
+    """
+
+    def last(self) -> object:
+        """Give the largest index of an entry."""
+        ...
+
+    def entries(self, columns: Sequence[str]) -> Iterator[list[Row]]:
+        """Give `idx`, `leaf`, `body` and the columns, some rows at a time. Raises `Foreign`."""
+        ...
+
+    def first(self) -> Iterator[Row]:
+        """Give the `body` of the first entry."""
+        ...
+
+    def rotations(self) -> Iterator[Row]:
+        """Give `idx` and `body` of the entries whose column `kind` is `key_rotate`."""
+        ...
+
+    def payloads(self) -> Iterator[Row]:
+        """Give `idx`, `field`, `salt` and `value`. Raises `Foreign`."""
+        ...
+
+    def nodes(self, level: int) -> Iterator[Row]:
+        """Give `number` and `hash` of a level; None for a hash that is not bytes."""
+        ...
+
+    def nodes_elsewhere(self, levels: Sequence[int]) -> Iterator[Row]:
+        """Give `level` and `number` of a node on no level of these."""
+        ...
+
+    def tips(self) -> list[Row]:
+        """Give `id`, `size` and `frontier` of two rows at most; None for a frontier that is not bytes."""
+        ...
+
+    def checkpoints(self) -> Iterator[Row]:
+        """Give `size` and `note`, in UTF-8; None for a note that is not text."""
+        ...
+
+    def is_cosigned(self) -> bool:
+        """Whether cosignatures of witnesses are kept."""
+        ...
+
+    def cosignatures(self, size: int) -> Iterator[Row]:
+        """Give the `line` of each cosignature that is kept for the checkpoint of that size."""
+        ...
+
+    def unnumbered(self, table: str, number: str) -> int:
+        """Count the rows to which no number in the column leads."""
+        ...
 
 
 def _open(database: Path) -> sqlite3.Connection:
@@ -770,6 +969,87 @@ def _is_foreign(error: sqlite3.Error) -> bool:
     return isinstance(error, sqlite3.DataError) or "decode to UTF-8" in str(error)
 
 
+class _SqliteSource:
+    """The rows of an SQLite file, opened by `_open`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def last(self) -> object:
+        return self._connection.execute("SELECT max(idx) FROM ledger_entry").fetchone()[0]
+
+    def entries(self, columns: Sequence[str]) -> Iterator[list[Row]]:
+        sql = _ENTRY_SQL.format("".join(f", {name}" for name in columns))
+        cursor = self._connection.execute(sql, (-(2**63),))
+        due = 0
+        while rows := self._fetch(cursor, sql, due):
+            yield rows
+            due += len(rows)
+
+    def _fetch(self, cursor: sqlite3.Cursor, sql: str, due: int) -> list[Row]:
+        limit = sqlite3.SQLITE_LIMIT_LENGTH
+        self._connection.setlimit(limit, _LARGEST_ENTRY)
+        try:
+            return cursor.fetchmany(_ROWS)
+        except sqlite3.Error as error:
+            if not _is_foreign(error):
+                raise
+            rows: list[Row] = []
+            with suppress(sqlite3.Error):
+                while row := self._connection.execute(f"{sql} LIMIT 1", (due + len(rows),)).fetchone():
+                    rows.append(row)
+            raise Foreign(rows) from error
+        finally:
+            self._connection.setlimit(limit, _LARGEST_VALUE)
+
+    def first(self) -> Iterator[Row]:
+        return self._connection.execute("SELECT body FROM ledger_entry WHERE idx = 0")
+
+    def rotations(self) -> Iterator[Row]:
+        sql = "SELECT idx, body FROM ledger_entry NOT INDEXED WHERE kind = 'key_rotate' ORDER BY idx"
+        return self._connection.execute(sql)
+
+    def payloads(self) -> Iterator[Row]:
+        sql = "SELECT idx, field, salt, value FROM payload NOT INDEXED ORDER BY idx, field"
+        try:
+            yield from self._connection.execute(sql)
+        except sqlite3.Error as error:
+            if not _is_foreign(error):
+                raise
+            raise Foreign from error
+
+    def is_cosigned(self) -> bool:
+        sql = "SELECT type FROM sqlite_master WHERE name = 'ledger_cosignature'"
+        if self._connection.execute(sql).fetchall() != [("table",)]:
+            return False
+        return self._connection.execute("SELECT 1 FROM ledger_cosignature LIMIT 1").fetchone() is not None
+
+    def cosignatures(self, size: int) -> Iterator[Row]:
+        if not self.is_cosigned():
+            return iter(())
+        sql = "SELECT line FROM ledger_cosignature WHERE size = ? ORDER BY witness"
+        return self._connection.execute(sql, (size,))
+
+    def nodes(self, level: int) -> Iterator[Row]:
+        return self._connection.execute(_NODE_SQL, (level,))
+
+    def nodes_elsewhere(self, levels: Sequence[int]) -> Iterator[Row]:
+        marks = ", ".join("?" * len(levels))
+        sql = f"SELECT level, number FROM ledger_node WHERE level NOT IN ({marks}) LIMIT 1"  # noqa: S608
+        return self._connection.execute(sql, levels)
+
+    def tips(self) -> list[Row]:
+        return self._connection.execute(_TIP_SQL).fetchall()
+
+    def checkpoints(self) -> Iterator[Row]:
+        return self._connection.execute(_NOTE_SQL)
+
+    def unnumbered(self, table: str, number: str) -> int:
+        sql = f"SELECT count(*) FROM {table} NOT INDEXED WHERE typeof({number}) <> 'integer'"  # noqa: S608
+        count: int = self._connection.execute(sql).fetchone()[0]
+        return count
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Claimed:
     """A checkpoint, from the database or from outside."""
@@ -783,9 +1063,18 @@ class _Claimed:
 class _Audit:
     """One reading of the database, from the first entry to the last."""
 
-    def __init__(self, connection: sqlite3.Connection, keys: Sequence[VerifierKey], *, full: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        keys: Sequence[VerifierKey],
+        policy: Policy | None = None,
+        *,
+        full: bool,
+    ) -> None:
         self.report = Report()
-        self._connection = connection
+        self._source, self._policy = source, policy
+        self._witnessed, self._cosigners = 0, dict[str, int]()
+        """So many entries are under a checkpoint that the quorum has cosigned, and who that was."""
         self._full = full
         self._tree = Tree()
         self._grammar = Grammar()
@@ -799,6 +1088,8 @@ class _Audit:
         self._payloads = self._payload_rows()
         self._payload = next(self._payloads, None)
         self._opened = 0
+        self._promised = 0
+        """How many commitments there are."""
         self._cut = False
         """Whether the entries ended early, at a gap or at a row that cannot be read."""
 
@@ -809,7 +1100,7 @@ class _Audit:
             key=lambda claimed: claimed.size,
         )
         checkpoints = merge(self._checkpoint_rows(), given, key=lambda claimed: claimed.size)
-        total = self._connection.execute("SELECT max(idx) FROM ledger_entry").fetchone()[0]
+        total = self._source.last()
         total = total + 1 if type(total) is int else 0
         try:
             self._read(checkpoints, progress, total)
@@ -821,7 +1112,7 @@ class _Audit:
 
     def _read(self, checkpoints: Iterator[_Claimed], progress: Progress | None, total: int) -> None:
         due = next(checkpoints, None)
-        nodes = _Nodes(self._connection, self.report)
+        nodes = _Nodes(self._source, self.report)
         for leaves in self._blocks():
             for level, number, node in self._tree.add(leaves):
                 nodes.compare(level, number, node)
@@ -857,11 +1148,10 @@ class _Audit:
 
     def _chunks(self) -> Iterator[list[Row]]:
         """Give the rows in their order, as far as there is no gap."""
-        sql = _ENTRY_SQL.format("".join(f", {name}" for name in _COLUMNS) if self._full else "")
-        cursor = self._connection.execute(sql, (-(2**63),))
+        chunks = self._source.entries(_COLUMNS if self._full else ())
         due = 0
         while not self._cut:
-            rows = self._fetch(cursor, sql, due)
+            rows = self._fetch(chunks, due)
             if [row[0] for row in rows] != list(range(due, due + len(rows))):
                 rows = self._before_the_gap(rows, due)
             if not rows:
@@ -869,27 +1159,17 @@ class _Audit:
             yield rows
             due += len(rows)
 
-    def _fetch(self, cursor: sqlite3.Cursor, sql: str, due: int) -> list[Row]:
+    def _fetch(self, chunks: Iterator[list[Row]], due: int) -> list[Row]:
         """Fetch some rows; those before the first that cannot be the gate's."""
-        limit = sqlite3.SQLITE_LIMIT_LENGTH
-        self._connection.setlimit(limit, _LARGEST_ENTRY)
         try:
-            return cursor.fetchmany(_ROWS)
-        except sqlite3.Error as error:
-            if not _is_foreign(error):
-                raise
-            rows: list[Row] = []
-            with suppress(sqlite3.Error):
-                while row := self._connection.execute(f"{sql} LIMIT 1", (due + len(rows),)).fetchone():
-                    rows.append(row)
+            return next(chunks, list[Row]())
+        except Foreign as foreign:
             self._cut = True
             what = (
                 "a value in it can be none of the gate's: it is far too large, or no text; or it is missing"
             )
-            self.report.fault(due + len(rows), "ledger_entry", what)
-            return rows
-        finally:
-            self._connection.setlimit(limit, _LARGEST_VALUE)
+            self.report.fault(due + len(foreign.rows), "ledger_entry", what)
+            return foreign.rows
 
     def _before_the_gap(self, rows: list[Row], due: int) -> list[Row]:
         gap = next(index for index, row in enumerate(rows) if row[0] != due + index)
@@ -937,6 +1217,8 @@ class _Audit:
             self._grammar.read(entry)
         except Wrong as wrong:
             self.report.fault(index, "ledger_entry.body", str(wrong))
+        if type(body) is bytes:
+            self._promised += body.count(b'"hmac":')
         if self._payload is not None and self._payload[0] <= index:
             self._payloads_of(index, entry)
 
@@ -949,18 +1231,15 @@ class _Audit:
         """Give the payloads in the order of their entries; those of no possible entry are faults."""
         if not self._full:
             return
-        sql = "SELECT idx, field, salt, value FROM payload NOT INDEXED ORDER BY idx, field"
         last = 0
         try:
-            for row in self._connection.execute(sql):
+            for row in self._source.payloads():
                 if type(row[0]) is int and row[0] >= 0:
                     last = row[0]
                     yield row
                 else:
                     self.report.fault(0, "payload.idx", f"{row[0]!a:.40} is the index of no entry")
-        except sqlite3.Error as error:
-            if not _is_foreign(error):
-                raise
+        except Foreign:
             self.report.fault(
                 last, "payload", "a value in it, or in the row behind it, can be none of the gate's"
             )
@@ -978,8 +1257,7 @@ class _Audit:
         end = self._tree.size
         places = (("ledger_entry", "idx", end), ("ledger_node", "level", 0), ("ledger_node", "number", 0))
         for table, number, index in places:
-            sql = f"SELECT count(*) FROM {table} NOT INDEXED WHERE typeof({number}) <> 'integer'"  # noqa: S608
-            if rows := self._connection.execute(sql).fetchone()[0]:
+            if rows := self._source.unnumbered(table, number):
                 self.report.fault(index, f"{table}.{number}", f"{rows} rows have no number there")
 
     def _payloads_end(self) -> None:
@@ -993,8 +1271,7 @@ class _Audit:
         They are found by their column; where that was changed, a later key is endorsed by nobody.
         """
         rotations: list[Rotation] = []
-        sql = "SELECT idx, body FROM ledger_entry NOT INDEXED WHERE kind = 'key_rotate' ORDER BY idx"
-        for index, body in self._connection.execute(sql):
+        for index, body in self._source.rotations():
             if type(index) is not int:
                 break
             try:
@@ -1010,8 +1287,7 @@ class _Audit:
         return rotations
 
     def _checkpoint_rows(self) -> Iterator[_Claimed]:
-        sql = "SELECT size, typeof(note), CAST(note AS BLOB) FROM ledger_checkpoint NOT INDEXED ORDER BY size"
-        for size, stored_as, text in self._connection.execute(sql):
+        for size, text in self._source.checkpoints():
             if type(size) is not int or size < 0:
                 self.report.fault(
                     0, "ledger_checkpoint.size", f"{size!a:.40} is no size", certainty="checkpoint"
@@ -1019,7 +1295,7 @@ class _Audit:
                 continue
             self._notes += 1
             try:
-                note = Note.parse(text.decode()) if stored_as == "text" else None
+                note = None if text is None else Note.parse(text.decode())
             except (Unreadable, UnicodeDecodeError):
                 note = None
             yield _Claimed(size=size, name=f"ledger_checkpoint, size {size}", note=note)
@@ -1063,9 +1339,24 @@ class _Audit:
         else:
             self._matched = max(self._matched, note.size)
             self._outside = max(self._outside, note.size if claimed.outside else 0)
+        self._look_at_cosignatures(claimed, note)
+
+    def _look_at_cosignatures(self, claimed: _Claimed, note: Note) -> None:
+        """Find out whether the quorum has cosigned a checkpoint that was found good."""
+        if self._policy is None or note.size < self._witnessed:
+            return
+        try:
+            found = self._policy.cosigners(
+                note, *(f"{line}" for (line,) in self._source.cosignatures(note.size))
+            )
+        except Unreadable as error:
+            self._blame(claimed, "ledger_cosignature", str(error))
+            return
+        if self._policy.is_met(found):
+            self._witnessed, self._cosigners = note.size, found
 
     def _genesis_origin(self) -> str:
-        for (body,) in self._connection.execute("SELECT body FROM ledger_entry WHERE idx = 0"):
+        for (body,) in self._source.first():
             try:
                 return str(parse_body(body).get("origin", ""))
             except Unreadable:
@@ -1080,10 +1371,10 @@ class _Audit:
         self.report.doubts.append(text)
 
     def _tip(self) -> None:
-        rows = self._connection.execute(_TIP_SQL).fetchall()
+        rows = self._source.tips()
         size = self._tree.size
         packed = b"".join(self._tree.frontier(size))
-        if rows == [(1, size, "blob", packed)]:
+        if rows == [(1, size, packed)]:
             return
         what = f"it is not the end of the tree of {size} entries"
         at = rows[0][1] if len(rows) == 1 and type(rows[0][1]) is int else size
@@ -1102,8 +1393,14 @@ class _Audit:
         (report.checked if full else report.not_checked).append(
             f"that payloads open their commitments{self._many()}"
         )
+        if full and self._promised > self._opened:
+            report.not_checked.append(
+                f"{self._promised - self._opened} of {self._promised} commitments, whose salts are gone: "
+                "erased, kept long enough, or removed by somebody; nothing can open them any more"
+            )
         signed = f"{self._notes} checkpoints in the database against the tree"
         report.checked.append(signed + (" and their signatures" if self._trust.given else ""))
+        self._say_what_was_cosigned()
         self._say_what_is_covered(size)
         report.not_checked.append(
             "whom a pseudonym stands for, when a checkpoint was published, what views and indexes show: "
@@ -1112,6 +1409,24 @@ class _Audit:
 
     def _many(self) -> str:
         return f" ({self._opened})" if self._full else ""
+
+    def _say_what_was_cosigned(self) -> None:
+        """Say what the quorum has seen; it must be all that a checkpoint from outside covers."""
+        if self._policy is None:
+            if self._source.is_cosigned():
+                self.report.not_checked.append(
+                    "cosignatures of witnesses: name their policy with --witnesses"
+                )
+            return
+        if self._policy.quorum == _NOBODY and not self._cosigners:
+            self.report.not_checked.append(_NO_QUORUM)
+            return
+        span, who = f"entries 0 to {self._witnessed - 1}", _in_words(self._cosigners)
+        if self._witnessed:
+            self.report.checked.append(f"{span} are cosigned by the quorum of the policy: {who}")
+        if not self._witnessed or self._witnessed < self._outside:
+            first = self._witnessed
+            self._doubt(f"no checkpoint with entries from {first} on is cosigned by the quorum of the policy")
 
     def _say_what_is_covered(self, size: int) -> None:
         report, trust = self.report, self._trust
@@ -1167,15 +1482,15 @@ def _payload_fault(commitment: object, name: str, salt: object, value: object) -
 class _Nodes:
     """Compares the kept nodes with those that the entries lead to, level by level."""
 
-    def __init__(self, connection: sqlite3.Connection, report: Report) -> None:
-        self._connection, self._report = connection, report
+    def __init__(self, source: Source, report: Report) -> None:
+        self._source, self._report = source, report
         self._levels: dict[int, Iterator[Row]] = {}
 
     def compare(self, level: int, number: int, node: bytes) -> None:
         """Take the next node of a level."""
         if level not in self._levels:
-            self._levels[level] = iter(self._connection.execute(_NODE_SQL, (level,)))
-        if next(self._levels[level], None) != (number, "blob", node):
+            self._levels[level] = self._source.nodes(level)
+        if next(self._levels[level], None) != (number, node):
             self._blame(level, number, "it is missing, or not what the entries below it lead to")
 
     def end(self) -> None:
@@ -1183,9 +1498,7 @@ class _Nodes:
         for level, rows in self._levels.items():
             if row := next(rows, None):
                 self._blame(level, row[0], "there are no such entries below it")
-        marks = ", ".join("?" * len(self._levels))
-        sql = f"SELECT level, number FROM ledger_node WHERE level NOT IN ({marks}) LIMIT 1"  # noqa: S608
-        for level, number in self._connection.execute(sql, list(self._levels)):
+        for level, number in self._source.nodes_elsewhere(list(self._levels)):
             self._blame(level, number, "there are no such entries below it")
 
     def _blame(self, level: object, number: object, what: str) -> None:
@@ -1196,7 +1509,595 @@ class _Nodes:
         self._report.fault(first, where, what, last=last, certainty="node")
 
 
+# --- Tiles (C2SP tlog-tiles) ---------------------------------------------------------------------------
+
+_WIDTH: Final = 1 << _STRIDE
+
+
+def _tile_path(kind: object, number: int, width: int = _WIDTH) -> str:
+    name = f"{number % 1000:03}"
+    while number := number // 1000:
+        name = f"x{number % 1000:03}/{name}"
+    return f"tile/{kind}/{name}" + (f".p/{width}" if width < _WIDTH else "")
+
+
+class _Tiles:
+    """One reading of a folder of tiles, from the first bundle of entries to the last."""
+
+    def __init__(self, folder: Path, *, full: bool) -> None:
+        self.report = Report()
+        self._folder, self._full = folder, full
+        self._tree, self._grammar = Tree(), Grammar()
+        self._above: dict[int, list[bytes]] = {}
+        """Of each level above the entries, the hashes that its last tile must have."""
+        self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
+        self._rotations: list[Rotation] = []
+        self._origin = ""
+        self._covered = 0
+        self._cut = False
+
+    def run(
+        self, keys: Sequence[VerifierKey], given: Sequence[tuple[str, Note]], progress: Progress | None
+    ) -> Report:
+        """Read all."""
+        own = read_note(str(self._folder / "checkpoint"))
+        claimed = [_Claimed(size=own.size, name="the folder's own checkpoint", note=own)]
+        claimed += [_Claimed(size=note.size, name=name, note=note, outside=True) for name, note in given]
+        sizes = sorted(one.size for one in claimed)
+        for leaves in self._blocks(own.size):
+            before = self._tree.size
+            for level, number, node in self._tree.add(leaves):
+                self._node(level // _STRIDE, number, node)
+            end = self.report.entries = self._tree.size
+            self._roots |= {size: self._tree.root(size) for size in sizes if before < size <= end}
+            if progress:
+                progress(end, own.size)
+        if not self._cut:
+            for level, hashes in self._above.items():
+                if hashes:
+                    self._compare(level, (own.size >> _STRIDE * level) >> _STRIDE, hashes)
+        self._conclude(Trust(keys, self._rotations), sorted(claimed, key=lambda one: one.size))
+        return self.report
+
+    def _blocks(self, size: int) -> Iterator[list[bytes]]:
+        block: list[bytes] = []
+        for first in range(0, size, _WIDTH):
+            bodies = self._bundle(first >> _STRIDE, min(_WIDTH, size - first))
+            leaves = [leaf_hash(body) for body in bodies]
+            if not self._cut:
+                self._compare(0, first >> _STRIDE, leaves)
+            block += leaves
+            for index, body in enumerate(bodies, first):
+                self._entry(index, body)
+            if self._cut:
+                break
+            if len(block) == _BLOCK:
+                yield block
+                block = []
+        if block:
+            yield block
+
+    def _file(self, kind: object, number: int, width: int) -> tuple[str, bytes | None]:
+        """Read a tile; of one that is full by now, where a smaller one is wanted, its begin."""
+        path = _tile_path(kind, number, width)
+        for name in dict.fromkeys((path, _tile_path(kind, number))):
+            try:
+                with (self._folder / name).open("rb") as opened:
+                    return name, opened.read(_WIDTH * (1 << 16) + 1)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return path, None
+
+    def _bundle(self, number: int, width: int) -> list[bytes]:
+        """Give the entries of a bundle, as far as they can be told apart."""
+        path, content = self._file("entries", number, width)
+        first, last = number << _STRIDE, (number << _STRIDE) + width - 1
+        bodies: list[bytes] = []
+        at = 0
+        while content is not None and len(bodies) < width and at + 2 <= len(content):
+            end = at + 2 + int.from_bytes(content[at : at + 2], "big")
+            if end > len(content):
+                break
+            bodies.append(content[at + 2 : end])
+            at = end
+        longer = content is not None and len(content) > at
+        if len(bodies) < width:
+            self._cut = True
+            what = "the bundle is missing" if content is None else "the bundle ends too early"
+            self.report.fault(first + len(bodies), path, what, last=last)
+        elif longer and path == _tile_path("entries", number, width):
+            self.report.fault(last, path, "there is more in it than its entries")
+        return bodies
+
+    def _entry(self, index: int, body: bytes) -> None:
+        if not self._full and index and b'"key_rotate"' not in body:
+            return
+        try:
+            entry = parse_body(body)
+            if index == 0:
+                self._origin = str(entry.get("origin", ""))
+            if self._full:
+                self._grammar.read(entry)
+            if entry.get("kind") == "key_rotate":
+                self._rotation(Rotation.parse(index, body))
+        except (Unreadable, Wrong) as error:
+            self.report.fault(index, _tile_path("entries", index >> _STRIDE), str(error))
+
+    def _rotation(self, rotation: Rotation) -> None:
+        if self._rotations and rotation.old != self._rotations[-1].new:
+            raise Wrong("this rotation of the key does not hold: its old key is not the one in force")
+        self._rotations.append(rotation)
+
+    def _node(self, level: int, number: int, node: bytes) -> None:
+        hashes = self._above.setdefault(level, [])
+        hashes.append(node)
+        if len(hashes) == _WIDTH:
+            self._compare(level, number >> _STRIDE, hashes)
+            self._above[level] = []
+
+    def _compare(self, level: int, number: int, hashes: list[bytes]) -> None:
+        """Compare a tile with the hashes that the entries lead to."""
+        path, content = self._file(level, number, len(hashes))
+        due = b"".join(hashes)
+        smaller = path != _tile_path(level, number, len(hashes))
+        if content is not None and (content == due or (smaller and content.startswith(due))):
+            return
+        at, width = 0, 1 << _STRIDE * level
+        if content is None:
+            what = "the tile is missing"
+        else:
+            at = next((at for at in range(len(hashes)) if content[at * _HASH :][:_HASH] != hashes[at]), 0)
+            what = "it is not the hash of the entry: one was changed"
+            if level or len(content) != len(due):
+                what = "it is not what the entries below it lead to"
+        first = (number << _STRIDE) + at
+        last = (number << _STRIDE) + len(hashes) - 1 if content is None else first
+        index, end = first * width, (last + 1) * width - 1
+        self.report.fault(index, path, what, last=end, certainty="node" if level else "entry")
+
+    def _conclude(self, trust: Trust, claimed: Sequence[_Claimed]) -> None:
+        report = self.report
+        earlier = [one for one in claimed if not self._judge(one, trust)]
+        if earlier and self._covered < trust.reaches_back:
+            names = earlier[0].name
+            report.doubts.append(
+                f"{names} is signed by an earlier key than those that were given; give that with --key"
+            )
+        if not trust.given:
+            report.doubts.append(
+                "no key was given: the folder is consistent with itself only; give the log's with --key"
+            )
+        if not any(one.outside for one in claimed):
+            report.doubts.append(
+                "no checkpoint from outside the folder was given: its end may be missing; "
+                "give one with --checkpoint"
+            )
+        if self._cut:
+            report.not_checked.append("what comes after the bundle that is missing or cannot be read")
+        report.checked.append(f"{report.entries} entries against the tiles and checkpoints above them")
+        if report.covered:
+            report.checked.append(
+                f"entries 0 to {report.covered - 1} are those under a checkpoint from outside"
+            )
+        if self._full:
+            report.checked.append("the grammar: writers, intents, outcomes, leases")
+        else:
+            report.not_checked.append("the grammar (--hashes-only)")
+        report.not_checked.append("what lies beside entries: values, names behind pseudonyms")
+
+    def _judge(self, claimed: _Claimed, trust: Trust) -> bool:
+        """Compare a checkpoint with the tree and the keys; false when an earlier key has to vouch for it."""
+        note, report = claimed.note, self.report
+        if note is None:
+            return True
+        signers, size = note.signers(trust.known), note.size
+        in_force = not signers.isdisjoint(trust.in_force(size))
+        if trust.given and not in_force and not claimed.outside:
+            what = "it is not signed by the key that was in force"
+            report.fault(size, "checkpoint", what, certainty="checkpoint")
+        elif trust.given and not in_force:
+            report.doubts.append(f"{claimed.name} is not signed by the log's key; give its key with --key")
+        elif size > self._tree.size:
+            if not self._cut:
+                what = f"the entries from {self._tree.size} on are missing: {claimed.name} counts {size}"
+                report.fault(self._tree.size, "tile/entries", what, last=size - 1, certainty="range")
+        elif self._roots.get(size) != note.root:
+            what = f"they are not those under the checkpoint ({claimed.name})"
+            first = min(self._covered, size - 1) if size else 0
+            report.fault(first, "tile/entries", what, last=max(first, size - 1), certainty="range")
+        elif size and self._origin != note.origin:
+            what = f"it is of a log of another name than genesis says ({claimed.name})"
+            report.fault(size, "checkpoint", what, certainty="checkpoint")
+        elif trust.is_earlier(size):
+            return False
+        else:
+            self._covered = max(self._covered, size)
+            report.covered = max(report.covered, size if claimed.outside else 0)
+        return True
+
+
+# --- Bundles: the answer to a question, with the proofs of its entries ---------------------------------
+
+BUNDLE: Final = "toolgate-bundle@v1"
+NAMING: Final = ("entry", "end_entry", "intent", "answered_with", "config")
+"""Columns of an answer that name entries."""
+_REPEATED: Final = (
+    *("kind", "tenant", "who", "tool", "call_id", "effect", "verdict", "rules", "definition", "trace"),
+    *("config", "intent", "answered_with", "time", "status"),
+)
+"""Columns that say what the entry of the row says, in every question but those about leases."""
+_OF_LEASES: Final = {"leases", "leases-astray", "vault-runs"}
+_REPEATED_OF_LEASES: Final = ("tenant", "who", "tool", "call_id")
+_NEVER_OF_LEASES: Final = {"verdict", "effect", "rules", "kind"}
+"""Columns that no answer about leases has, whatever the bundle calls it."""
+_ENDS: Final = {"outcome", "unknown"}
+_LARGEST_MEMBER: Final = 1 << 26
+_MOST_MEMBERS: Final = 200_000
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a text begins that a spreadsheet may run."""
+_MEMBER: Final = re.compile(
+    r"README\.txt|query\.json|rows\.(json|csv)|checkpoint(\.old)?|consistency|ledger\.vkey|verify\.py"
+    r"|(entries|openings)/(0|[1-9]\d{0,17})\.json|proofs/(0|[1-9]\d{0,17})\.tlog-proof",
+    re.ASCII,
+)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+def rows_as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Spell rows as CSV, in which no cell is a formula."""
+    spelled = io.StringIO()
+    writer = csv.writer(spelled, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = ["" if value is None else str(value) for value in row]
+        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])
+    return spelled.getvalue()
+
+
+class _Members:
+    """The files of a bundle, in a zip or unpacked."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._zip: zipfile.ZipFile | None = None
+        if not place.is_dir():
+            try:
+                self._zip = zipfile.ZipFile(place)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise Unreadable(f"{place} is neither a folder nor a zip: {error}") from error
+            self.names = sorted(info.filename for info in self._zip.infolist())
+        else:
+            files = chain(place.glob("*"), place.glob("*/*"))
+            self.names = sorted(file.relative_to(place).as_posix() for file in files if file.is_file())
+        if len(self.names) > _MOST_MEMBERS or len(set(self.names)) != len(self.names):
+            raise Unreadable(f"{place} holds too many files, or one of them twice")
+
+    def numbered(self, folder: str, ending: str) -> dict[int, str]:
+        """Give the files of a folder that are named by an entry."""
+        found: dict[int, str] = {}
+        for name in self.names:
+            inner, _, file = name.rpartition("/")
+            number = file.removesuffix(ending)
+            if inner == folder and file != number and _NUMBER.fullmatch(number):
+                found[int(number)] = name
+        return found
+
+    def read(self, name: str) -> bytes:
+        """Read a file. Raises `Unreadable`."""
+        try:
+            opened = (self._place / name).open("rb") if self._zip is None else self._zip.open(name)
+            with opened:
+                content = opened.read(_LARGEST_MEMBER + 1)
+        except (OSError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise Unreadable(f"the bundle's {name} cannot be read: {error}") from error
+        if len(content) > _LARGEST_MEMBER:
+            raise Unreadable(f"the bundle's {name} is too large")
+        return content
+
+    def text(self, name: str) -> str:
+        """Read a file of text. Raises `Unreadable`."""
+        try:
+            return self.read(name).decode()
+        except UnicodeDecodeError as error:
+            raise Unreadable(f"the bundle's {name} is no text") from error
+
+    def json(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Read a file of JSON. Raises `Unreadable`."""
+        try:
+            return json.loads(self.text(name), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"the bundle's {name} is not JSON") from error
+
+    def close(self) -> None:
+        """Close the zip."""
+        if self._zip is not None:
+            self._zip.close()
+
+
+class _Bundle:
+    """One reading of a bundle."""
+
+    def __init__(self, members: _Members) -> None:
+        self.report = Report()
+        self._members = members
+        self._note = _parsed(members, "checkpoint")
+        self._entries: dict[int, dict[str, Any]] = {}
+        self._rotations: list[Rotation] = []
+        self._compared: set[str] = set()
+        """Columns that say in some row what an entry says."""
+        self._passed_over: set[str] = set()
+        """Columns that in some row cannot be compared."""
+
+    def run(self, keys: Sequence[VerifierKey], given: Sequence[tuple[str, Note]]) -> Report:
+        """Check all."""
+        query: dict[str, Any] = _object(self._members.json("query.json"))
+        if query.get("form") != BUNDLE:
+            raise Unreadable(f"this is no bundle: its query.json is not of the form {BUNDLE}")
+        columns = query.get("columns")
+        if type(columns) is not list:
+            raise Unreadable("this is no bundle: query.json names no columns")
+        for index, name in sorted(self._members.numbered("entries", ".json").items()):
+            self._entry(index, self._members.read(name))
+        self.report.entries = len(self._entries)
+        if strangers := self._strangers():
+            names = ", ".join(strangers[:_MOST_FAULTS])
+            self.report.not_checked.append(f"files that are no part of a bundle: {names!a}")
+        self._openings()
+        self._rows(str(query.get("name")), [*map(str, columns)])  # pyright: ignore[reportUnknownArgumentType]
+        notes = self._notes()
+        self._signatures(keys, notes)
+        self._outside(given, notes)
+        return self.report
+
+    def _strangers(self) -> list[str]:
+        """Give the files that are no part of a bundle, and those about an entry that is not in it."""
+        members = self._members
+        beside = members.numbered("proofs", ".tlog-proof"), members.numbered("openings", ".json")
+        entries = members.numbered("entries", ".json").keys()
+        lonely = {name for files in beside for index, name in files.items() if index not in entries}
+        return [name for name in members.names if name in lonely or not _MEMBER.fullmatch(name)]
+
+    def _entry(self, index: int, body: bytes) -> None:
+        """Check that an entry is under the bundle's checkpoint."""
+        name, report = f"proofs/{index}.tlog-proof", self.report
+        if name not in self._members.names:
+            report.fault(index, name, "the entry has no proof")
+            return
+        extra, number, lines, checkpoint = _proof_parts(self._members.text(name))
+        if extra != body or number != index:
+            report.fault(index, name, "it proves another entry than the bundle shows")
+        elif Note.parse(checkpoint) != self._note:
+            report.fault(index, name, "its checkpoint is not the bundle's")
+        elif root_from_inclusion(index, self._note.size, leaf_hash(body), _hashes(lines)) != self._note.root:
+            report.fault(index, name, f"it does not lead to the checkpoint of {self._note.size} entries")
+        else:
+            self._known(index, body)
+
+    def _known(self, index: int, body: bytes) -> None:
+        try:
+            self._entries[index] = entry = parse_body(body)
+            if entry.get("kind") == "key_rotate":
+                self._rotations.append(Rotation.parse(index, body))
+        except Unreadable as error:
+            self.report.fault(index, f"entries/{index}.json", str(error))
+
+    def _openings(self) -> None:
+        """Check that each value which is shown is what its entry commits to."""
+        opened = 0
+        for index, name in sorted(self._members.numbered("openings", ".json").items()):
+            openings: dict[str, Any] = _object(self._members.json(name))
+            entry = self._entries.get(index, {})
+            for committed, opening in openings.items():
+                salt, value = _opening(opening)
+                if fault := _payload_fault(entry.get(committed), committed, salt, value):
+                    self.report.fault(index, name, f"{committed!a:.40}: {fault[1]}")
+                opened += 1
+        if opened:
+            self.report.checked.append(f"{opened} values open the commitments of their entries")
+
+    def _rows(self, query: str, columns: list[str]) -> None:
+        """Check the rows against the entries that they name."""
+        answer: list[dict[str, Any]] = _objects(self._members.json("rows.json"))
+        if any([*row] != columns for row in answer):
+            raise Unreadable("rows.json does not hold rows of the columns that query.json names")
+        if self._members.text("rows.csv") != rows_as_csv(columns, [[*row.values()] for row in answer]):
+            self.report.fault(0, "rows.csv", "it does not say what rows.json says")
+        for number, row in enumerate(answer, 1):
+            self._row(f"rows.json, row {number}", query, row)
+        report = self.report
+        if not answer:
+            report.doubts.append("the answer has no rows: that there are none, only the whole ledger shows")
+        for rows, names, said in (
+            (report.checked, self._compared - self._passed_over, "what comes from entries, in every row: {}"),
+            (report.not_checked, self._compared & self._passed_over, "in some rows: {}"),
+            (report.not_checked, {*columns} - self._compared, "the columns {}: nothing signs them"),
+        ):
+            if answer and names:
+                rows.append(said.format(", ".join(sorted(names))))
+        report.not_checked.append("that there are no other rows: only the whole ledger shows that")
+        report.not_checked.append("query.json: question, filters and SQL")
+
+    def _row(self, place: str, query: str, row: dict[str, Any]) -> None:
+        for name in NAMING:
+            index = row.get(name)
+            if index is None and name != "entry":
+                self._passed_over.update({name} & row.keys())
+            elif type(index) is not int:
+                self.report.fault(0, f"{place}, {name}", "it names no entry")
+            elif index in self._entries:
+                self._compared.add(name)
+            else:
+                self.report.fault(index, f"{place}, {name}", "the bundle does not hold and prove this entry")
+        at, last = row.get("entry"), row.get("end_entry")
+        if type(at) is not int or at not in self._entries:
+            return
+        entry, end = self._entries[at], self._entries.get(last) if type(last) is int else None
+        # The bundle's own word for the question must not decide alone what is compared.
+        of_leases = query in _OF_LEASES and _NEVER_OF_LEASES.isdisjoint(row)
+        if end is not None and not _is_end(end, at, entry, of_leases=of_leases):
+            self.report.fault(at, f"{place}, end_entry", "that is no end of the row's entry")
+        for name in _REPEATED_OF_LEASES if of_leases else _REPEATED:
+            if name in row and self._differs(name, row, entry, end):
+                self.report.fault(at, f"{place}, {name}", "it is not what the entry says")
+
+    def _differs(
+        self, name: str, row: dict[str, Any], entry: dict[str, Any], end: dict[str, Any] | None
+    ) -> bool:
+        """Whether a column says something else than the row's entry."""
+        shown, says = row[name], entry.get(name)
+        if entry.get("kind") == "intent" and name in {"status", "intent"}:
+            if name == "intent" or (end is None and "end_entry" not in row):
+                self._passed_over.add(name)
+                return False
+            # That a call has no end yet, only the whole ledger shows.
+            self._passed_over.update({name} if end is None else ())
+            says = "open" if end is None else end.get("status")
+        self._compared.add(name)
+        if name == "time":
+            return not _is_moment(shown, entry.get("at"))
+        if name == "rules" and type(shown) is str:
+            with suppress(ValueError):
+                shown = json.loads(shown)
+        if says is None:
+            return shown is not None and shown != ""
+        return type(says) is not type(shown) or says != shown
+
+    def _notes(self) -> dict[str, Note]:
+        """Give the bundle's checkpoints; the newer must only have added to the older."""
+        notes, members = {"the bundle's checkpoint": self._note}, self._members
+        if "checkpoint.old" in members.names:
+            old = _parsed(members, "checkpoint.old")
+            if not old.size:
+                raise Unreadable("the older checkpoint counts no entries: every tree begins with it")
+            consistent = verify_consistency(old, self._note, members.text("consistency"))
+            self.report.faults += consistent.faults
+            self.report.checked += consistent.checked
+            notes["the older checkpoint"] = old
+        return notes
+
+    def _signatures(self, keys: Sequence[VerifierKey], notes: dict[str, Note]) -> None:
+        """Demand each checkpoint to be signed by a given key, or one that a proven rotation leads to."""
+        known = list(keys)
+        if not known:
+            self.report.doubts.append(
+                "no key was given: anybody could have made this bundle; give the log's with --key"
+            )
+            known = [VerifierKey.parse(line) for line in self._members.text("ledger.vkey").splitlines()]
+        if keys and self._note.signers(known):
+            for rotation in reversed(self._rotations):
+                known += [rotation.old] if rotation.new in known else []
+        for rotation in self._rotations:
+            known += [rotation.new] if rotation.old in known else []
+        for name, note in notes.items():
+            if not note.signers(known):
+                what = "it is not signed by a key that was given, or that followed it"
+                self.report.fault(note.size, name, what, certainty="checkpoint")
+            else:
+                whose = "a given key, or one that followed it" if keys else "the bundle's own key"
+                self.report.checked.append(f"{name} ({note.size} entries) is signed by {whose}")
+
+    def _outside(self, given: Sequence[tuple[str, Note]], notes: dict[str, Note]) -> None:
+        """Compare checkpoints that the reader kept with those of the bundle."""
+        for file, kept in given:
+            same = [(name, note) for name, note in notes.items() if note.size == kept.size]
+            if not same:
+                self.report.doubts.append(
+                    f"{file} is of {kept.size} entries, no checkpoint of the bundle is; ask for a bundle "
+                    "with it as --old"
+                )
+            for name, note in same:
+                if (note.origin, note.root) == (kept.origin, kept.root):
+                    self.report.checked.append(f"{name} says what {file} says")
+                else:
+                    what = f"{file} is of the same size and says something else: the log was forked"
+                    last = max(0, kept.size - 1)
+                    self.report.fault(0, name, what, last=last, certainty="range")
+
+
+def _parsed(members: _Members, name: str) -> Note:
+    try:
+        return Note.parse(members.text(name))
+    except Unreadable as error:
+        raise Unreadable(f"the bundle's {name}: {error}") from error
+
+
+def _object(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    if type(value) is not dict:
+        raise Unreadable("this is no bundle: an object is expected in a file of it")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - any JSON value
+    if type(value) is not list:
+        raise Unreadable("this is no bundle: a list is expected in a file of it")
+    return [_object(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_end(end: dict[str, Any], at: int, entry: dict[str, Any], *, of_leases: bool) -> bool:
+    """Whether an entry can be the end that a row shows of its entry `at`."""
+    if of_leases:
+        return bool(end.get("call_id") == entry.get("call_id"))
+    return end.get("kind") in _ENDS and end.get("intent") == at
+
+
+def _opening(opening: object) -> tuple[bytes, bytes]:
+    """Give salt and value of an opening; what is none opens nothing."""
+    said = _object(opening)
+    salt, value = said.get("salt"), said.get("value")
+    try:
+        return bytes.fromhex(str(salt)), value.encode() if type(value) is str else b""
+    except ValueError:
+        return b"", b""
+
+
+def _is_moment(shown: object, at: object) -> bool:
+    """Whether a text is the moment of so many microseconds since 1970, to the millisecond."""
+    try:
+        moment = datetime.fromisoformat(str(shown))
+    except ValueError:
+        return False
+    if moment.tzinfo is None or type(at) is not int:
+        return False
+    return abs(moment - datetime(1970, 1, 1, tzinfo=UTC) - timedelta(microseconds=at)) <= _MILLISECOND
+
+
 # --- What is asked -------------------------------------------------------------------------------------
+
+
+def verify_tiles(
+    folder: Path,
+    *,
+    keys: Sequence[VerifierKey] = (),
+    checkpoints: Sequence[tuple[str, Note]] = (),
+    hashes_only: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify a ledger that was exported as tiles; the arguments are those of `verify_ledger`.
+
+    Raises:
+        Unreadable: the folder has no checkpoint, or cannot be read.
+    """
+    try:
+        return _Tiles(folder, full=not hashes_only).run(keys, checkpoints, progress)
+    except OSError as error:
+        raise Unreadable(f"{folder} cannot be read to its end: {error}") from error
+
+
+def verify_bundle(
+    place: Path, *, keys: Sequence[VerifierKey] = (), checkpoints: Sequence[tuple[str, Note]] = ()
+) -> Report:
+    """Verify a bundle, as a zip or unpacked.
+
+    Args:
+        place: the zip, or the folder.
+        keys: verifier keys that were not taken from the bundle.
+        checkpoints: kept by whoever verifies, with a name for each.
+
+    Raises:
+        Unreadable: it is no bundle.
+    """
+    with closing(_Members(place)) as members:
+        return _Bundle(members).run(keys, checkpoints)
 
 
 def verify_ledger(
@@ -1204,6 +2105,7 @@ def verify_ledger(
     *,
     keys: Sequence[VerifierKey] = (),
     checkpoints: Sequence[tuple[str, Note]] = (),
+    policy: Policy | None = None,
     hashes_only: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -1213,6 +2115,7 @@ def verify_ledger(
         database: the SQLite file; it is only read.
         keys: verifier keys that were not taken from the database.
         checkpoints: kept outside the database, with a name for each.
+        policy: names witnesses, of which a quorum must have cosigned it.
         hashes_only: leave out columns, grammar and payloads.
         progress: hears how far it is.
 
@@ -1220,26 +2123,40 @@ def verify_ledger(
         Unreadable: it is no ledger, or the file is damaged.
     """
     with closing(_open(database)) as connection:
+        source = _SqliteSource(connection)
         try:
-            return _Audit(connection, keys, full=not hashes_only).run(checkpoints, progress)
+            return verify_source(
+                source,
+                keys=keys,
+                checkpoints=checkpoints,
+                policy=policy,
+                hashes_only=hashes_only,
+                progress=progress,
+            )
         except sqlite3.Error as error:
             raise Unreadable(f"{database} cannot be read to its end: {error}; copy it anew") from error
+
+
+def verify_source(
+    source: Source,
+    *,
+    keys: Sequence[VerifierKey] = (),
+    checkpoints: Sequence[tuple[str, Note]] = (),
+    policy: Policy | None = None,
+    hashes_only: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify a whole ledger, wherever its tables are; as `verify_ledger`, which opens an SQLite file."""
+    return _Audit(source, keys, policy, full=not hashes_only).run(checkpoints, progress)
 
 
 _PROOF_FORM: Final = "c2sp.org/tlog-proof@v1"
 
 
-def verify_proof(text: str, keys: Sequence[VerifierKey] = ()) -> Report:
+def verify_proof(text: str, keys: Sequence[VerifierKey] = (), policy: Policy | None = None) -> Report:
     """Verify a `tlog-proof` whose `extra` is the entry. Raises `Unreadable`."""
-    head, gap, checkpoint = text.partition("\n\n")
-    form, *lines = head.split("\n")
-    if form != _PROOF_FORM or not gap:
-        raise Unreadable(f"this is no proof: its first line is not {_PROOF_FORM}, or it has no checkpoint")
-    extra = unbase64(lines.pop(0).removeprefix("extra ")) if lines and lines[0].startswith("extra ") else None
-    number = lines.pop(0).removeprefix("index ") if lines and lines[0].startswith("index ") else ""
-    if not _NUMBER.fullmatch(number):
-        raise Unreadable("the proof has no index")
-    note, index = Note.parse(checkpoint), int(number)
+    extra, index, lines, checkpoint = _proof_parts(text)
+    note = Note.parse(checkpoint)
     report = Report(entries=1)
     if extra is None:
         report.doubts.append("the proof does not hold the entry (no `extra` line); ask for one that does")
@@ -1250,10 +2167,26 @@ def verify_proof(text: str, keys: Sequence[VerifierKey] = ()) -> Report:
         report.body = extra
         report.checked.append(f"the entry is number {index} among the {note.size} of {note.origin!a}")
     _demand_signatures(report, keys, {"the proof's checkpoint": note}, index)
+    _demand_quorum(report, policy, "the proof's checkpoint", note)
     return report
 
 
-def verify_consistency(old: Note, new: Note, proof: str, keys: Sequence[VerifierKey] = ()) -> Report:
+def _proof_parts(text: str) -> tuple[bytes | None, int, list[str], str]:
+    """Give a proof's entry, index, hashes (as they are spelled) and checkpoint. Raises `Unreadable`."""
+    head, gap, checkpoint = text.partition("\n\n")
+    form, *lines = head.split("\n")
+    if form != _PROOF_FORM or not gap:
+        raise Unreadable(f"this is no proof: its first line is not {_PROOF_FORM}, or it has no checkpoint")
+    extra = unbase64(lines.pop(0).removeprefix("extra ")) if lines and lines[0].startswith("extra ") else None
+    number = lines.pop(0).removeprefix("index ") if lines and lines[0].startswith("index ") else ""
+    if not _NUMBER.fullmatch(number):
+        raise Unreadable("the proof has no index")
+    return extra, int(number), lines, checkpoint
+
+
+def verify_consistency(
+    old: Note, new: Note, proof: str, keys: Sequence[VerifierKey] = (), policy: Policy | None = None
+) -> Report:
     """Verify a proof, a hash a line, that the newer checkpoint's tree begins with the older one's.
 
     Raises:
@@ -1270,6 +2203,7 @@ def verify_consistency(old: Note, new: Note, proof: str, keys: Sequence[Verifier
     if not report.faults:
         report.checked.append(f"the {new.size} entries begin with the {old.size} of the older checkpoint")
     _demand_signatures(report, keys, {"the older checkpoint": old, "the newer checkpoint": new}, 0)
+    _demand_quorum(report, policy, "the newer checkpoint", new)
     return report
 
 
@@ -1294,6 +2228,26 @@ def _demand_signatures(
             report.checked.append(f"{name} is signed by a given key")
         else:
             report.fault(index, name, "it is not signed by a key that was given", certainty="checkpoint")
+
+
+def _demand_quorum(report: Report, policy: Policy | None, name: str, note: Note) -> None:
+    if policy is None:
+        if any(len(signature) != 2 * _HASH for _, _, signature in note.signatures):
+            report.not_checked.append(f"cosignatures of {name}: name the witnesses' policy with --witnesses")
+        return
+    try:
+        found = policy.cosigners(note)
+    except Unreadable as error:
+        report.fault(max(0, note.size - 1), name, str(error), certainty="checkpoint")
+        return
+    if policy.quorum == _NOBODY and not found:
+        report.not_checked.append(_NO_QUORUM)
+    elif policy.is_met(found):
+        report.checked.append(f"{name} is cosigned by the quorum of the policy: {_in_words(found)}")
+    else:
+        report.doubts.append(
+            f"{name} is not cosigned by the quorum of the policy: {_in_words(found)} cosigned it"
+        )
 
 
 def _hashes(lines: Sequence[str]) -> list[bytes]:
@@ -1321,6 +2275,14 @@ def read_keys(text: str) -> list[VerifierKey]:
     if not keys:
         raise Unreadable(f"{text} holds no key")
     return keys
+
+
+def read_policy(file: str) -> Policy:
+    """Read a file that names witnesses and the quorum. Raises `Unreadable`."""
+    try:
+        return Policy.parse(_read(file))
+    except Unreadable as error:
+        raise Unreadable(f"{file}: {error}") from error
 
 
 def read_note(file: str) -> Note:
@@ -1363,30 +2325,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT[report.verdict]
 
 
+def _exported(
+    asked: argparse.Namespace,
+    keys: Sequence[VerifierKey],
+    notes: Sequence[tuple[str, Note]],
+    progress: Progress | None,
+) -> Report:
+    if asked.command == "bundle":
+        return verify_bundle(Path(asked.place), keys=keys, checkpoints=notes)
+    return verify_tiles(
+        Path(asked.folder), keys=keys, checkpoints=notes, hashes_only=asked.hashes_only, progress=progress
+    )
+
+
 def _answer(asked: argparse.Namespace) -> Report:
+    policy = None if asked.witnesses is None else read_policy(asked.witnesses)
     keys = [key for text in asked.key for key in read_keys(text)]
+    keys += policy.logs if policy else ()
     if asked.command == "proof":
-        return verify_proof(_read(asked.file), keys)
+        return verify_proof(_read(asked.file), keys, policy)
     progress = _show if sys.stderr.isatty() and not asked.json else None
+    notes = [(file, read_note(file)) for file in getattr(asked, "checkpoint", [])]
+    if asked.command in {"tiles", "bundle"}:
+        report = _exported(asked, keys, notes, progress)
+        if policy is not None:
+            report.doubts.append("an export carries no cosignatures; verify the ledger, or a proof")
+        return report
     if asked.command == "ledger":
-        notes = [(file, read_note(file)) for file in asked.checkpoint]
         return verify_ledger(
             Path(asked.database),
             keys=keys,
             checkpoints=notes,
+            policy=policy,
             hashes_only=asked.hashes_only,
             progress=progress,
         )
     old, new = read_note(asked.old), read_note(asked.new)
     if asked.proof is not None and asked.database is None:
-        return verify_consistency(old, new, _read(asked.proof), keys)
+        return verify_consistency(old, new, _read(asked.proof), keys, policy)
     if asked.proof is not None or asked.database is None:
         raise Unreadable("name either the database or a proof (--proof FILE)")
     ordered = Report()
     _demand_order(ordered, old, new)
     notes = [(asked.old, old), (asked.new, new)]
     report = verify_ledger(
-        Path(asked.database), keys=keys, checkpoints=notes, hashes_only=True, progress=progress
+        Path(asked.database), keys=keys, checkpoints=notes, policy=policy, hashes_only=True, progress=progress
     )
     report.faults[:0] = ordered.faults
     return report
@@ -1400,14 +2383,22 @@ def _arguments() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     key = "the log's verifier key (name+id+key), or a file with such keys; may be repeated"
     common.add_argument("--key", action="append", default=[], metavar="KEY", help=key)
+    policy = "names witnesses, of which a quorum must have cosigned it; its logs' keys are taken as --key"
+    common.add_argument("--witnesses", metavar="FILE", help=policy)
     common.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", required=True)
     ledger = commands.add_parser("ledger", parents=[common], help="verify a whole ledger")
     ledger.add_argument("database", metavar="DATABASE")
-    ledger.add_argument(
-        "--checkpoint", action="append", default=[], metavar="FILE", help="one that you kept elsewhere"
-    )
-    ledger.add_argument("--hashes-only", action="store_true", help="leave out columns, grammar and payloads")
+    tiles = commands.add_parser("tiles", parents=[common], help="verify a ledger that was exported as tiles")
+    tiles.add_argument("folder", metavar="FOLDER")
+    bundle = commands.add_parser("bundle", parents=[common], help="verify an answer with its proofs")
+    bundle.add_argument("place", metavar="FILE.zip", help="or the folder that it was unpacked to")
+    kept = "one that you kept elsewhere"
+    for command in (ledger, tiles, bundle):
+        command.add_argument("--checkpoint", action="append", default=[], metavar="FILE", help=kept)
+    hashes_only = "leave out columns, grammar and payloads"
+    for command in (ledger, tiles):
+        command.add_argument("--hashes-only", action="store_true", help=hashes_only)
     proof = commands.add_parser("proof", parents=[common], help="verify the proof of one entry")
     proof.add_argument("file", metavar="FILE")
     consistency = commands.add_parser(

@@ -12,6 +12,7 @@ from pathlib import Path
 from examples.demo.deployment import CannotStartError
 from examples.demo.waiting import answers, free_port
 from toolgate.backends.dev_issuer import ISSUER, mint
+from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.sql_records import RecordedCall, SqlRecords
 from toolgate.cli.local import named_caller
 from toolgate.core.record import JsonObject
@@ -50,7 +51,7 @@ class Gate:
         return self._records().entries(call_id)
 
     def _records(self) -> SqlRecords:
-        return SqlRecords(self.root / read_settings(self.root).database)
+        return SqlRecords(SqliteFile(self.root / read_settings(self.root).database))
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def running(root: Path, port: int, vault: Vault, database: Database) -> Generato
 
 
 def _write(root: Path, port: int, vault: Vault, database: Database) -> None:
-    (root / "registry" / "notes.toml").unlink()
+    for shipped in ("notes.toml", "audit.toml"):
+        (root / "registry" / shipped).unlink()
     (root / "policies" / "cases" / "notes.toml").unlink()
     shutil.copytree(_WRITTEN, root, dirs_exist_ok=True)
     _replace(root / "toolgate.toml", _PORT, f"port = {port}")

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from toolgate.backends.ledger_parts import LedgerParts
 from toolgate.backends.lending import Lending
 from toolgate.backends.manifest_catalog import ManifestCatalog, Registry
 from toolgate.backends.policy.second_judge import Difference, SecondJudge
 from toolgate.backends.policy_stored import StoredPolicies
-from toolgate.backends.sqlite_ledger import SqliteLedger
+from toolgate.backends.witnesses import Witnesses
 from toolgate.callers import issuer_faults
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.core.ports import Rulebook
-from toolgate.parts import database_faults, host_faults, ledger_of, tls_found
+from toolgate.core.witness_policy import WitnessPolicy
+from toolgate.parts import audit_of, host_faults, ledger_database, ledger_faults, ledger_of, tls_found
 from toolgate.rulebooks import Chosen, Found, activated, found_of, on_disk, read_registry
 from toolgate.settings import NOTHING, Settings, read_settings
 from toolgate.sources import lending_of
+from toolgate.witnessing import other_logs, policy_of, unwitnessed, witnesses_of
 
 
 @dataclass(kw_only=True)
@@ -32,8 +35,10 @@ class Examined:
     book: Found | None = None
     """The rulebook that would be in force, or why there is none."""
     lending: Lending | None = None
-    ledger: SqliteLedger | None = None
+    ledger: LedgerParts | None = None
     second: SecondJudge | None = None
+    witness_policy: WitnessPolicy | None = None
+    witnesses: Witnesses | None = None
 
     @property
     def rulebook(self) -> Rulebook | None:
@@ -46,6 +51,8 @@ class Examined:
             await self.second.aclose()
         if self.lending is not None:
             await self.lending.aclose()
+        if self.witnesses is not None:
+            await self.witnesses.aclose()
         if self.ledger is not None:
             await self.ledger.aclose()
         if self.registry is not None:
@@ -63,9 +70,9 @@ def examine(root: Path, *, to_serve: bool, said: Mapping[str, object] = NOTHING)
     except Misconfigured as error:
         return _examined_without_settings(root, error.faults)
     found = Examined(faults=[], settings=settings)
-    found.registry = Registry(root / settings.registry, root)
-    database = root / settings.database
-    found.ledger, closed = ledger_of(root, settings) if to_serve else (None, database_faults(database))
+    found.ledger, closed = ledger_of(root, settings) if to_serve else (None, ledger_faults(root, settings))
+    audit = None if found.ledger is None else audit_of(root, settings, found.ledger)
+    found.registry = Registry(root / settings.registry, root, audit)
     found.lending, locked = lending_of(root, settings, found.ledger.leases if found.ledger else None)
     catalog, faults = read_registry(found.registry, found.lending, locked=settings.mode == "production")
     found.catalog = catalog
@@ -78,20 +85,31 @@ def examine(root: Path, *, to_serve: bool, said: Mapping[str, object] = NOTHING)
     if settings.mode == "production" and not to_serve:
         faults += found_of(catalog, on_disk(root / settings.policies)).faults
     tls = tls_found(root, settings)
-    found.warnings = tls.warnings
     found.faults = [*faults, *locked, *closed, *issuer_faults(root, settings), *host_faults(settings)]
-    found.faults += tls.faults
+    found.faults += [*tls.faults, *_with_witnesses(root, settings, found)]
+    found.warnings = [*tls.warnings, *other_logs(root, settings, found.witness_policy)]
     return found
+
+
+def _with_witnesses(root: Path, settings: Settings, found: Examined) -> list[Fault]:
+    """Add the witnesses, where there are any; give what is wrong with them."""
+    policy, faults = policy_of(root, settings)
+    found.witness_policy = policy
+    if policy is not None and found.ledger is not None:
+        found.witnesses = witnesses_of(root, settings, policy, found.ledger)
+    if faults or found.catalog is None:
+        return faults
+    return unwitnessed(found.catalog.tools, policy)
 
 
 def chosen(root: Path, settings: Settings) -> Chosen:
     """Choose the policy that governs: the activated one; in dev mode what lies on the disk."""
     if settings.mode == "dev":
         return on_disk(root / settings.policies)
-    return activated(StoredPolicies(root / settings.database))
+    return activated(StoredPolicies(ledger_database(root, settings)))
 
 
-async def _note_difference(ledger: SqliteLedger, difference: Difference) -> None:
+async def _note_difference(ledger: LedgerParts, difference: Difference) -> None:
     """Record that two judges do not agree."""
     said = {"policy": difference.policy, "tool": difference.tool, "detail": str(difference)}
     entry = ledger.entries.bare("fault", "judges_differ", **said)

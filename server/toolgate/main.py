@@ -8,24 +8,35 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from toolgate.backends.adapter_tools import AdapterTools
+from toolgate.backends.gates import Gates, Running
+from toolgate.backends.ledger_parts import LedgerParts
 from toolgate.backends.lending import Lending
 from toolgate.backends.manifest_catalog import Registry
 from toolgate.backends.policy.second_judge import SecondJudge
-from toolgate.backends.policy_stored import Standing, StoredPolicies
-from toolgate.backends.sqlite_ledger import SqliteLedger
+from toolgate.backends.policy_stored import Standing
+from toolgate.backends.witnesses import Witnesses
 from toolgate.core.errors import Fault, LedgerUnavailable, Misconfigured
 from toolgate.core.gateway import Gateway
-from toolgate.core.ports import Catalog, Rulebook
+from toolgate.core.ports import Catalog, Rulebook, Unwitnessed
 from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import Shield
 from toolgate.core.strangers import Strangers
 from toolgate.examined import Examined, chosen, examine
-from toolgate.parts import RANDOM, governed_by, new_call_id, now, open_ledger, trusted_issuers
+from toolgate.parts import (
+    RANDOM,
+    governed_by,
+    new_call_id,
+    now,
+    open_ledger,
+    trusted_issuers,
+)
 from toolgate.rulebooks import Found, InForce, announce, beside, found_of, let_go, read_registry
-from toolgate.settings import NOTHING, Settings
+from toolgate.settings import NOTHING, Settings, settings_digest
+from toolgate.witnessing import unwitnessed
 
 __all__ = [
     "House",
@@ -38,6 +49,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+_AT_A_TIME: Final = 0.5
+"""Seconds of looking after what is over before other upkeep has its turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +63,13 @@ class House:
     registry: Registry
     in_force: InForce
     new_id: Callable[[], str]
-    ledger: SqliteLedger
+    ledger: LedgerParts
     lending: Lending
     strangers: Strangers
-    stored: StoredPolicies
+    gates: Gates
     second: SecondJudge | None = None
     """Judges a sample of all decisions again; in production mode."""
+    witnesses: Witnesses | None = None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self) -> list[Fault]:
@@ -67,6 +81,8 @@ class House:
         async with self.changing:
             locked = self.settings.mode == "production"
             catalog, faults = read_registry(self.registry, self.lending, locked=locked)
+            policy = None if self.witnesses is None else self.witnesses.policy
+            faults += unwitnessed(() if catalog is None else catalog.tools, policy)
             return await self._take_up(catalog, faults)
 
     async def follow(self) -> list[Fault]:
@@ -75,7 +91,7 @@ class House:
         Raises:
             LedgerUnavailable: it cannot be told, or the change could not be recorded. To be tried again.
         """
-        if await asyncio.to_thread(self.stored.newest) == self.in_force.settled:
+        if await asyncio.to_thread(self.ledger.writer.newest_activation) == self.in_force.settled:
             return []
         async with self.changing:
             return await self._take_up(self.in_force.rulebook.catalog, [])
@@ -101,7 +117,20 @@ class House:
             await self.ledger.governing.take_up(rulebook, governed_by(self.root, self.settings))
         parts = [] if self.in_force.keeps(found) else self.in_force.parts()
         self.in_force.swap(found, now())
+        with contextlib.suppress(LedgerUnavailable):  # it is said again in a moment
+            await self.gates.look(self.running())
         await asyncio.to_thread(let_go, parts)
+
+    def running(self) -> Running:
+        """Say what this gate runs."""
+        book = self.in_force.rulebook
+        return Running(
+            policy=book.policy.digest,
+            catalog=book.catalog.digest,
+            settings=settings_digest(self.root),
+            shadow=self.in_force.shadow,
+            address=self.gates.address,
+        )
 
     def readiness(self) -> JsonObject:
         """Say what is in force, and what should be and is not."""
@@ -120,8 +149,12 @@ class House:
             said["shadow_activated"] = standing.shadow.digest
         if held.refused:
             said["faults"] = held.refused
+        if differences := self.gates.differences():
+            said["gates_differ"] = [*differences]
         if credentials := self.lending.readiness():
             said["credentials"] = credentials
+        if self.witnesses is not None:
+            said["witnesses"] = self.witnesses.readiness()
         if self.second is not None:
             said["judged_again"] = {**asdict(self.second.compared)}
         return said
@@ -133,9 +166,22 @@ class House:
             LedgerUnavailable: it cannot be written.
         """
         await self.ledger.governing.take_up(self.in_force.rulebook, governed_by(self.root, self.settings))
+        await self.gates.look(self.running())
         await self.ledger.endings.take_back()
         await self.ledger.doubts.expire()
+        if await self.ledger.erasing.go_on(left=True):
+            await self.ledger.writer.scrub()
+        await self.ledger.retaining.go_on(seconds=_AT_A_TIME)
         await self.note_strangers()
+
+    async def ask_witnesses(self) -> None:
+        """Ask for cosignatures of the newest checkpoint, where there are witnesses.
+
+        Raises:
+            LedgerUnavailable: it cannot be read, or what they say cannot be kept.
+        """
+        if self.witnesses is not None:
+            await self.witnesses.keep()
 
     async def ask_around(self) -> None:
         """Ask systems what became of calls in doubt; that may take as long as they take.
@@ -172,6 +218,7 @@ async def open_house(root: Path, said: Mapping[str, object] = NOTHING) -> AsyncG
         house = _house(root, found, shield)
         found.book = None  # else the first policy would stay in memory when another is in force
         await house.ledger.governing.take_up(house.in_force.rulebook, governed_by(root, house.settings))
+        await house.gates.look(house.running())
         try:
             await house.ledger.endings.take_back()
         except LedgerUnavailable as error:
@@ -201,19 +248,22 @@ def _house(root: Path, found: Examined, shield: Shield) -> House:
     return House(
         root=root,
         settings=found.settings,
-        gateway=_gateway(in_force, ledger, lending, shield),
+        gateway=_gateway(in_force, ledger, lending, shield, found.witnesses),
         registry=found.registry,
         in_force=in_force,
         new_id=partial(new_call_id, RANDOM.take),
         ledger=ledger,
         lending=lending,
         strangers=Strangers(now),
-        stored=StoredPolicies(root / found.settings.database),
+        gates=Gates(ledger.writer),
         second=found.second,
+        witnesses=found.witnesses,
     )
 
 
-def _gateway(in_force: InForce, ledger: SqliteLedger, lending: Lending, shield: Shield) -> Gateway:
+def _gateway(
+    in_force: InForce, ledger: LedgerParts, lending: Lending, shield: Shield, witnesses: Witnesses | None
+) -> Gateway:
     tools = AdapterTools(now=now)
     return Gateway(
         rulebook=in_force,
@@ -222,4 +272,5 @@ def _gateway(in_force: InForce, ledger: SqliteLedger, lending: Lending, shield: 
         tools=tools,
         shield=shield,
         reconciler=Reconciler(doubts=ledger.doubts, vault=lending, tools=tools),
+        witnesses=witnesses or Unwitnessed(),
     )

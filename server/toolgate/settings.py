@@ -19,11 +19,13 @@ from toolgate.core.lease import LeaseSource
 from toolgate.core.limits import Limits
 from toolgate.core.loopback import is_loopback
 from toolgate.core.peers import trusted_peer
+from toolgate.core.retention import RetentionRule
 from toolgate.core.vault_settings import VaultSettings
 
 FILE: Final = "toolgate.toml"
 _PREFIX: Final = "TOOLGATE_"
-_SECRET: Final = frozenset({"passphrase", "new_passphrase"})
+_SECRET: Final = frozenset({"passphrase", "new_passphrase", "database_password"})
+"""What comes from the environment only."""
 _REFERENCE: Final = "see docs/reference/settings.md"
 NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 """What the command line gives where it gives nothing."""
@@ -87,10 +89,19 @@ class Settings(BaseSettings):
     policies: str = "policies"
     registry: str = "registry"
     database: str = "data/toolgate.db"
+    """The ledger's SQLite file, where `database_url` names no other place."""
+    database_url: SecretStr | None = Field(default=None, exclude=True)
+    """A PostgreSQL database for the ledger, which several gates share: `postgresql://role@host/name`."""
+    database_password: SecretStr | None = Field(default=None, exclude=True)
+    """Of the role in `database_url`. From the environment only: it does not belong in the file."""
+    gate_lapse_seconds: float = Field(default=10, ge=2, le=300)
+    """On PostgreSQL: how long a gate may say nothing until the others take it for gone."""
     ledger_key: str = "keys/ledger.key"
     """Signs the ledger's checkpoints. Its public half lies beside it, as `.vkey`, for auditors."""
     checkpoint: str = "data/checkpoint"
     """The last published checkpoint, outside the database: one that holds less is refused at the start."""
+    witnesses: str | None = None
+    """A file that names witnesses and the quorum (c2sp.org/tlog-policy): they are asked to cosign."""
     spill: str = "data/spill"
     """A folder for ends of calls that the database would not take. Best on another disk."""
     checkpoint_seconds: float = Field(default=1.0, ge=0.05, le=3600)
@@ -99,6 +110,8 @@ class Settings(BaseSettings):
     """How long a call waits for the answer of the first one under its key."""
     answers_days: float = Field(default=30, gt=0, le=3650)
     """How long answers are kept for replays. Keys are kept for good."""
+    retention: tuple[RetentionRule, ...] = ()
+    """For how long what lies beside entries is kept. The first rule that fits decides; else for good."""
     disk_floor_mb: int = Field(default=64, ge=1, le=1_048_576)
     """Megabytes that must be free before a new call is begun: ends of calls still need room."""
     second_judge_every: int = Field(default=1000, ge=0)
@@ -143,7 +156,7 @@ class Settings(BaseSettings):
 
 def settings_digest(root: Path) -> str:
     """Tell one state of the settings from any other: SHA-256 over the file and what the environment sets."""
-    secret = {_variable(name) for name in _SECRET}
+    secret = {_variable(name) for name in _SECRET | {"database_url"}}
     said = sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX) and k not in secret)
     return hashlib.sha256((root / FILE).read_bytes() + repr(said).encode()).hexdigest()
 

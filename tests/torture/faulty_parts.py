@@ -1,15 +1,23 @@
 """Parts of a real ledger that come by the points of trouble: nothing else about them is different."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
+import psycopg
+
 from tests.torture.points import Points
+from toolgate.backends.ledger_batch import Read
+from toolgate.backends.ledger_writer import LedgerWriter, Work
 from toolgate.backends.log_key import LogKey
+from toolgate.backends.postgres_connection import PostgresConnection
+from toolgate.backends.postgres_wire import Answer as WireAnswer
 from toolgate.backends.spill import Spill, Spilled
+from toolgate.backends.sql_connection import Dialect
 from toolgate.backends.sql_ledger import SqlLedger
-from toolgate.backends.sqlite_writer import SqliteWriter, Work
+from toolgate.backends.sql_tables import ENTRY
 from toolgate.core.call import Call
 from toolgate.core.claims import Closed, InDoubt, Opened, RunMovedOn
 from toolgate.core.decision import Decision, Past
@@ -36,53 +44,112 @@ def part_of(owner: object, name: str) -> Any:  # noqa: ANN401 - whatever is ther
     return getattr(owner, name)
 
 
+@dataclass(eq=False)
+class Transaction:
+    """What a writer has said since it began a transaction, as far as trouble is made of it."""
+
+    points: Points
+    fault: type[Exception]
+    """What is raised at a point where something is to be raised."""
+    _kinds: set[str] = field(default_factory=set[str])
+
+    def hear(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> None:
+        """Look at a statement that is about to be carried out."""
+        match statement.split():
+            case ["BEGIN", *_]:
+                self._kinds = set()
+            case ["INSERT", "INTO", "ledger_entry", *_] if not isinstance(values, Mapping):
+                names = [column.name for column in ENTRY.columns]
+                self._kinds.update(values[names.index("kind") :: len(names)])
+            case ["INSERT", "INTO", "ledger_checkpoint", *_]:
+                self.points.meet("after the checkpoint's file", self.fault)
+            case _:
+                pass
+
+    def before_commit(self) -> None:
+        """Come by the points before a commit."""
+        if "intent" in self._kinds:
+            self.points.meet("before the intent's commit", self.fault)
+        if self._kinds & _ENDS:
+            self.points.meet("before the end's commit", self.fault)
+
+    def after_commit(self) -> None:
+        """Come by the points after it, when it is durable."""
+        if "intent" in self._kinds:
+            self.points.meet("after the intent's commit", self.fault)
+        if self._kinds & _ENDS:
+            self.points.meet("after the end's commit", self.fault)
+
+
+_ENDS = frozenset({"outcome", "late_outcome"})
+
+
 class FaultyConnection:
-    """A writer's connection to the database, as far as a writer uses one."""
+    """A writer's connection to an SQLite file, as far as a writer uses one."""
+
+    dialect: Dialect = "sqlite"
 
     def __init__(self, inner: sqlite3.Connection, points: Points) -> None:
-        self._inner, self._points = inner, points
-        self._kinds: set[str] = set()
+        self._inner = inner
+        self._transaction = Transaction(points, sqlite3.OperationalError)
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         return self._inner.in_transaction
 
-    def execute(self, statement: str, parameters: Mapping[str, Any] | tuple[()] = ()) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), /) -> sqlite3.Cursor:
         """Run a statement; commits and published checkpoints are points of trouble."""
-        match statement.split():
-            case ["BEGIN", *_]:
-                self._kinds = set()
-            case ["COMMIT"]:
-                return self._commit()
-            case ["INSERT", *words] if "ledger_checkpoint" in words:
-                self._points.meet("after the checkpoint's file", sqlite3.OperationalError)
-            case _:
-                pass
-        return self._inner.execute(statement, parameters)
-
-    def executemany(self, statement: str, rows: Iterable[Mapping[str, Any]]) -> sqlite3.Cursor:
-        """Run a statement for each row, and remember which kinds of entries they were."""
-        listed = list(rows)
-        self._kinds.update(row["kind"] for row in listed if "kind" in row)
-        return self._inner.executemany(statement, listed)
+        self._transaction.hear(statement, values)
+        if statement != "COMMIT":
+            return self._inner.execute(statement, values)
+        self._transaction.before_commit()
+        committed = self._inner.execute(statement)
+        self._transaction.after_commit()
+        return committed
 
     def close(self) -> None:
         """Close the connection."""
         self._inner.close()
 
-    def _commit(self) -> sqlite3.Cursor:
-        ends = self._kinds & {"outcome", "late_outcome"}
-        if "intent" in self._kinds:
-            self._points.meet("before the intent's commit", sqlite3.OperationalError)
-        if ends:
-            self._points.meet("before the end's commit", sqlite3.OperationalError)
-        committed = self._inner.execute("COMMIT")
-        if "intent" in self._kinds:
-            self._points.meet("after the intent's commit", sqlite3.OperationalError)
-        if ends:
-            self._points.meet("after the end's commit", sqlite3.OperationalError)
+
+class FaultyPostgres(PostgresConnection):
+    """A connection to a server, on a line that breaks: what is raised is raised because it broke.
+
+    After a commit that makes a commit of which nobody hears whether it holds.
+    """
+
+    _transaction: Transaction
+
+    @classmethod
+    def opening(cls, points: Points, opened: "partial[PostgresConnection]") -> Callable[[], "FaultyPostgres"]:
+        """Give what opens such connections in the place of `opened`."""
+
+        def open_() -> FaultyPostgres:
+            made = cls(*opened.args, **opened.keywords)
+            made._transaction = Transaction(points, LineBroke)
+            return made
+
+        return open_
+
+    def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), /) -> WireAnswer:
+        """Run a statement; commits and published checkpoints are points of trouble."""
+        try:
+            self._transaction.hear(statement, values)
+            if statement != "COMMIT":
+                return super().execute(statement, values)
+            self._transaction.before_commit()
+            committed = super().execute(statement, values)
+            self.sync()
+            self._transaction.after_commit()
+        except LineBroke:
+            self.close()
+            raise
         return committed
+
+
+class LineBroke(psycopg.OperationalError):
+    """The connection broke."""
 
 
 class FaultyKey(LogKey):
@@ -121,12 +188,12 @@ class FaultySpill(Spill):
 class WriterOfEnds:
     """The writer as the ends of calls find it, with a point before each try to record one."""
 
-    inner: SqliteWriter
+    inner: LedgerWriter
     points: Points
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *reads: Read) -> T:
         self.points.meet("before the end", LedgerUnavailable)
-        return await self.inner.write(work)
+        return await self.inner.write(work, *reads)
 
 
 @dataclass
@@ -141,6 +208,9 @@ class FaultyLedger:
     ) -> Opened | Answer | InDoubt | RunMovedOn:
         self.points.meet("before the intent", LedgerUnavailable)
         return await self.inner.open(call, tool, decision, book, last_word=last_word)
+
+    def may_act(self, opened: Opened) -> bool:
+        return self.inner.may_act(opened)
 
     async def run_of(self, call: Call, tool: Tool) -> tuple[Past, ...] | None:
         return await self.inner.run_of(call, tool)

@@ -12,11 +12,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from tests.gate_on_scripted_system import Purse
+from tests.torture.books import Book
 from tests.torture.faulty_parts import (
     FaultyConnection,
     FaultyKey,
     FaultyLedger,
+    FaultyPostgres,
     FaultySpill,
     WriterOfEnds,
     part_of,
@@ -25,8 +29,10 @@ from tests.torture.faulty_parts import (
 from tests.torture.line import TOOL, Line, tool
 from tests.torture.points import Points, Trouble
 from toolgate.backends.adapter_tools import AdapterTools
+from toolgate.backends.ledger_parts import LedgerFiles, LedgerParts, open_ledger_parts
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.manifest_catalog import ManifestCatalog
-from toolgate.backends.sqlite_ledger import LedgerFiles, SqliteLedger, open_sqlite_ledger
+from toolgate.backends.postgres_writer import PostgresWriter
 from toolgate.core.call import Call, Caller
 from toolgate.core.canonical import canonical
 from toolgate.core.decision import Decision, Question
@@ -39,6 +45,8 @@ from toolgate.core.shield import Shield
 from toolgate.core.tool import Duplicates, Tool
 from toolgate.main import new_call_id, now
 
+UNANSWERED = 70
+"""The exit code of a gate in which a call raised."""
 ANN = Caller(subject="ann", issuer="test", tenant="acme", roles=frozenset({"worker"}))
 
 
@@ -65,6 +73,22 @@ class Setup:
     patience: float = 0.8
     spill: Path | None = None
     floor: int = 0
+    url: str = ""
+    """Of the gates' database, where it is a server's."""
+    strict: bool = True
+    """Write to a server only as a role that owns nothing."""
+    silence: float = 2.4
+    """Seconds without a word after which a gate is taken for gone, where a server is asked about that."""
+
+    @property
+    def book(self) -> Book:
+        """The ledger, for whoever reads it."""
+        return Book(self.folder / "ledger.db", self.url)
+
+    @property
+    def own(self) -> Path:
+        """Where this gate keeps what is its own: gates on one server are machines, each with its own disk."""
+        return self.folder / f"gate-{self.number}" if self.url else self.folder
 
     @property
     def diary(self) -> Path:
@@ -78,8 +102,12 @@ class Setup:
 
     @property
     def hang(self) -> float:
-        """Seconds for which a hanging gate hangs: its calls are lost then, and their systems quiet."""
-        return self.lapse + self.quiet + self.patience / 2
+        """Seconds for which a hanging gate hangs: its calls are lost then, and their systems quiet.
+
+        Before a server it is silent for so long as well that the others may take it for gone.
+        """
+        lost = self.lapse + self.quiet + self.patience / 2
+        return max(lost, self.silence + 0.5) if self.url else lost
 
 
 class AllowsAll:
@@ -102,7 +130,7 @@ class Gate:
     """The gate's parts."""
 
     gateway: Gateway
-    parts: SqliteLedger
+    parts: LedgerParts
     book: Rulebook
     points: Points
 
@@ -151,22 +179,25 @@ async def open_gate(setup: Setup) -> AsyncGenerator[Gate]:
         await parts.aclose()
 
 
-def _ledger(setup: Setup, points: Points) -> SqliteLedger:
+def _ledger(setup: Setup, points: Points) -> LedgerParts:
+    setup.own.mkdir(exist_ok=True)
     key = FaultyKey.read(setup.folder / "ledger.key")
     assert isinstance(key, FaultyKey)
     files = LedgerFiles(
         database=setup.folder / "ledger.db",
-        checkpoint=setup.folder / "checkpoint",
-        spill=setup.spill or setup.folder / "spill",
+        checkpoint=setup.own / "checkpoint",
+        spill=setup.spill or setup.own / "spill",
         every=setup.every,
         wait=0.3,
         floor=setup.floor,
         patience=setup.patience,
+        url=SecretStr(setup.url) if setup.url else None,
+        strict=setup.strict,
+        lapse=setup.silence,
     )
-    parts = open_sqlite_ledger(files, key, now=now, random=os.urandom)
+    parts = open_ledger_parts(files, key, now=now, random=os.urandom)
     key.points = points
-    inner: sqlite3.Connection = part_of(parts.writer, "_connection")
-    put(parts.writer, "_connection", FaultyConnection(inner, points))
+    _make_faulty(parts.writer, points)
     spill = FaultySpill(files.spill)
     spill.points = points
     put(parts.endings, "_spill", spill)
@@ -177,6 +208,17 @@ def _ledger(setup: Setup, points: Points) -> SqliteLedger:
 
     put(parts.calls, "_lapse", lapse)
     return parts
+
+
+def _make_faulty(writer: LedgerWriter, points: Points) -> None:
+    """Let a writer's connection make trouble, and those that it opens later."""
+    if isinstance(writer, PostgresWriter):
+        put(writer, "_open", opened := FaultyPostgres.opening(points, part_of(writer, "_open")))
+        part_of(writer, "_connection").close()
+        put(writer, "_connection", opened())
+        return
+    inner: sqlite3.Connection = part_of(writer, "_connection")
+    put(writer, "_connection", FaultyConnection(inner, points))
 
 
 def run(setup: Setup) -> None:
@@ -201,12 +243,20 @@ async def _run(setup: Setup) -> None:
                 task = asyncio.create_task(_answer(gate, json.loads(asked), writer))
                 calls.add(task)
                 task.add_done_callback(calls.discard)
+                task.add_done_callback(_demand_an_answer)
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.wait({keeping})
     except LedgerUnavailable as error:
         _say(writer, {"gate": setup.number, "pid": os.getpid(), "refused": str(error)})
         await writer.drain()
+
+
+def _demand_an_answer(task: "asyncio.Task[None]") -> None:
+    """End the process, as a gate never does, where a call had no answer but an exception."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logging.getLogger(__name__).error("a call raised", exc_info=error)
+        os._exit(UNANSWERED)
 
 
 async def _keep(gate: Gate, pause: float) -> None:

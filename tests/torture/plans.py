@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Literal
 
+from tests.torture.books import Database
 from tests.torture.points import ACTIONS, LOOKING_UP, OUTSIDE, POINTS, Action, Point, Trouble, is_meaningful
 from toolgate.core.tool import Duplicates
 
 ALWAYS = 1_000_000
 _SPILLING: tuple[Point, ...] = ("before spilling", "after spilling", "before forgetting what was spilled")
+_ANYWHERE: tuple[Point, ...] = tuple(point for point in POINTS if point not in {*_SPILLING, *LOOKING_UP})
 _ENDS_FAIL = Trouble("before the end's commit", "raise", times=ALWAYS, until="after spilling")
 _IN_DOUBT = Trouble("after the send", "raise", times=3)
 """Leaves something to look up."""
@@ -29,24 +31,25 @@ class Plan:
     """Seconds for which it runs before that."""
 
 
-def plans(mode: Duplicates, seed: str) -> Iterator[Plan]:
+def plans(mode: Duplicates, seed: str, database: Database) -> Iterator[Plan]:
     """Give plans without end; in each deck of some forty, everything happens that can happen, everywhere."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated
     while True:
-        deck = [*_from_outside(mode, chance), *_in_general(chance), *_about(_SPILLING, chance, _ENDS_FAIL)]
+        deck = [*_from_outside(mode, chance), *_about(_ANYWHERE, chance, database)]
+        deck += _about(_SPILLING, chance, database, _ENDS_FAIL)
         if mode == "query":
-            deck += _about(LOOKING_UP, chance, _IN_DOUBT)
+            deck += _about(LOOKING_UP, chance, database, _IN_DOUBT)
         chance.shuffle(deck)
         yield from deck
 
 
-def meaningful(mode: Duplicates) -> list[tuple[str, Action]]:
+def meaningful(mode: Duplicates, database: Database) -> list[tuple[str, Action]]:
     """Give everything that can happen, and where."""
     return [
         (place, action)
         for place in (*_of(mode), OUTSIDE)
         for action in ACTIONS
-        if is_meaningful(place, action)
+        if is_meaningful(place, action, database)
     ]
 
 
@@ -63,11 +66,7 @@ def _from_outside(mode: Duplicates, chance: random.Random) -> list[Plan]:
     ]
 
 
-def _in_general(chance: random.Random) -> list[Plan]:
-    return _about([point for point in POINTS if point not in {*_SPILLING, *LOOKING_UP}], chance)
-
-
-def _about(points: Sequence[Point], chance: random.Random, *first: Trouble) -> list[Plan]:
+def _about(points: Sequence[Point], chance: random.Random, database: Database, *first: Trouble) -> list[Plan]:
     """Kill twice at each of `points`, and deal out among those gates what else can happen there.
 
     Args:
@@ -76,16 +75,16 @@ def _about(points: Sequence[Point], chance: random.Random, *first: Trouble) -> l
     kills: list[Point] = [*points, *points]
     chance.shuffle(kills)
     hands: list[list[Trouble]] = [[] for _ in kills]
-    for hand, (point, action) in zip(cycle(hands), _harms(points, chance), strict=False):
+    for hand, (point, action) in zip(cycle(hands), _harms(points, chance, database), strict=False):
         hand.append(_harm(point, action, chance))
     return [_plan((*first, *hand), point, chance) for point, hand in zip(kills, hands, strict=True)]
 
 
-def _harms(points: Sequence[Point], chance: random.Random) -> list[tuple[Point, Action]]:
+def _harms(points: Sequence[Point], chance: random.Random, database: Database) -> list[tuple[Point, Action]]:
     """Give what does not kill, in such an order that hands dealt from it have their share of hangs."""
     harms: list[tuple[Point, Action]] = []
     for action in ACTIONS[1:]:
-        where: list[Point] = [point for point in points if is_meaningful(point, action)]
+        where: list[Point] = [point for point in points if is_meaningful(point, action, database)]
         chance.shuffle(where)
         harms.extend((point, action) for point in where)
     return harms

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from tests.torture.books import Database
+
 Point = Literal[
     "before the intent",
     "before the intent's commit",
@@ -39,11 +41,17 @@ LOOKING_UP: Final[tuple[Point, ...]] = ("before a look-up", "after a look-up")
 OUTSIDE: Final = "anywhere, from outside"
 """By a signal to the process, wherever it is."""
 _HOLDS: Final = "SQLite does not report a commit as failed that holds"
-WITHOUT_MEANING: Final[Mapping[tuple[str, Action], str]] = {
-    ("after the intent's commit", "raise"): _HOLDS,
-    ("after the end's commit", "raise"): _HOLDS,
+_MEANINGLESS: Final[Mapping[tuple[str, Action], str]] = {
     ("after the reply", "raise"): "after the reply nothing of a call is left that could fail",
     (OUTSIDE, "raise"): "from outside nothing can be raised in a process",
+}
+WITHOUT_MEANING: Final[Mapping[Database, Mapping[tuple[str, Action], str]]] = {
+    "sqlite": {
+        ("after the intent's commit", "raise"): _HOLDS,
+        ("after the end's commit", "raise"): _HOLDS,
+        **_MEANINGLESS,
+    },
+    "postgresql": _MEANINGLESS,
 }
 SLOW: Final = 0.1
 
@@ -111,12 +119,12 @@ class Points:
                 raise fault(f"made to fail {trouble.point}")
 
 
-def is_meaningful(place: str, action: Action) -> bool:
+def is_meaningful(place: str, action: Action, database: Database) -> bool:
     """Whether it is something that can happen there."""
-    return (place, action) not in WITHOUT_MEANING
+    return (place, action) not in WITHOUT_MEANING[database]
 
 
-def note(diary: Path, where: str, action: Action) -> None:
+def note(diary: Path, where: str, action: str) -> None:
     """Write down what is about to happen."""
     descriptor = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, f"{where}|{action}\n".encode())

@@ -1,13 +1,11 @@
 """What a gate promises, and whether what was heard, done and written keeps to it."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from tests.torture.books import Reading
 from tests.torture.stage import Reply
 from toolgate.core.canonical import canonical
 from toolgate.core.outcome import Done, Failed, Refused, Unknown
@@ -36,13 +34,15 @@ class Tally:
 class Promises:
     """Hears every answer, and says which promise was broken."""
 
-    database: Path
+    book: Reading
     mode: Duplicates
     tally: Tally = field(default_factory=Tally)
     violations: list[str] = field(default_factory=list[str])
     _first: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     """By number of the call: its id, and its first final answer as it was spelled."""
     _nothing_done: set[int] = field(default_factory=set[int])
+    _ended: set[str] = field(default_factory=set[str])
+    """Calls whose end could be read."""
 
     def hear(self, number: int, reply: Reply) -> Verdict:
         """Take an answer; says whether the caller has to ask again."""
@@ -54,6 +54,8 @@ class Promises:
             if not self._has_end(answer.call_id):
                 self.tally.without_end += 1
                 self._broken(number, f"{answer.call_id} was answered, and no outcome is recorded")
+            else:
+                self._ended.add(answer.call_id)
             self._hear_final(number, answer.call_id, reply.value or "")
             return "final"
         if isinstance(outcome, Failed) and not outcome.retryable:
@@ -83,12 +85,19 @@ class Promises:
             for number, times in sent.items():
                 if times > 1:
                     self._broken(number, f"it was sent {times} times to a system that cannot tell")
+        self._judge_memory({line["key"] for line in effects if line["intent"]})
         self._judge_claims()
+
+    def _judge_memory(self, done: set[str]) -> None:
+        """What could be read once can be read for good, whatever became of the database meanwhile."""
+        kept = {row[0] for row in self.book.ask("SELECT call_id FROM ledger_entry WHERE kind = 'intent'")}
+        self.violations.extend(f"the intent of {key} is no longer there" for key in done - kept)
+        ended = {row[0] for row in self.book.ask(_ENDS)}
+        self.violations.extend(f"the end of {call_id} is no longer there" for call_id in self._ended - ended)
 
     def _judge_claims(self) -> None:
         """No call is open, or in doubt where that can be settled."""
-        with closing(self._reader()) as connection:
-            states = Counter(row[0] for row in connection.execute("SELECT state FROM claim"))
+        states = Counter(row[0] for row in self.book.ask("SELECT state FROM claim"))
         self.tally.unknown = states["unknown"]
         open_ = states["in_progress"] + (states["unknown"] if self.mode != "none" else 0)
         self.tally.unsettled = open_
@@ -102,20 +111,17 @@ class Promises:
 
     def _has_end(self, call_id: str) -> bool:
         """Whether an end of the call can be read at this moment by a stranger."""
-        with closing(self._reader()) as connection:
-            return connection.execute(_END, (call_id,)).fetchone() is not None
-
-    def _reader(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
+        return bool(self.book.ask(_END, call_id))
 
     def _broken(self, number: int, how: str) -> None:
         self.violations.append(f"call {number}: {how}")
 
 
-_END = """
-    SELECT 1 FROM ledger_entry WHERE call_id = ?
-    AND ((kind = 'outcome' AND status = 'done') OR (kind = 'reconcile' AND status = 'found'))
+_ENDS = """
+    SELECT call_id FROM ledger_entry
+    WHERE ((kind = 'outcome' AND status = 'done') OR (kind = 'reconcile' AND status = 'found'))
 """
+_END = f"{_ENDS} AND call_id = ?"
 
 
 def totals(tallies: Iterator[Tally]) -> Tally:

@@ -223,8 +223,8 @@ async def a_stage(
         setup = Setup(folder=folder, caller=at / "callers", system=at / "system", **terms)
         shop = Upstream(
             address=setup.system,
-            database=folder / "ledger.db",
-            log=at / "log",
+            book=setup.book,
+            log=folder / "system.log",
             mode=setup.mode,
             **(upstream or {}),
         )

@@ -7,27 +7,44 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from tests.torture.books import Reading
 from toolgate.backends.log_key import LogKey, is_signed
+from toolgate.backends.sqlite_files import prepare
 from toolgate.core.merkle import Frontier, leaf_hash
 from toolgate.core.note import Checkpoint, Note
 
 VERIFIER = Path(__file__).resolve().parents[2] / "tools" / "verify.py"
+_COPIED = {
+    "ledger_entry": "idx, leaf, kind, call_id, at, tenant, who, tool, status, run, refers, body",
+    "ledger_node": "level, number, hash",
+    "ledger_tip": "id, size, frontier, erasures",
+    "ledger_checkpoint": "size, at, note",
+    "payload": "idx, field, salt, value",
+}
 
 
-def faults_in_ledger(folder: Path) -> Iterator[str]:
-    """Say everything that is wrong with the ledger in `folder`, which nobody writes to."""
-    with closing(sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True)) as connection:
+def faults_in_ledger(folder: Path, book: Reading) -> Iterator[str]:
+    """Say everything that is wrong with the ledger in `book`, which nobody writes to.
+
+    Args:
+        folder: holds the log's key and, in itself or in a folder for each gate, the published checkpoints.
+    """
+    checkpoints = sorted([*folder.glob("checkpoint"), *folder.glob("gate-*/checkpoint")])
+    yield from _faults_in_tree(book, folder, [file.read_text("utf-8") for file in checkpoints])
+    file = folder / "ledger.db"
+    if not file.exists():
+        _copy(book, file)
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
         ((said,),) = connection.execute("PRAGMA integrity_check").fetchall()
         if said != "ok":
             yield f"SQLite says: {said}"
-        yield from _faults_in_tree(connection, folder)
-    yield from _faults_by_the_verifier(folder)
+    for checkpoint in checkpoints:
+        yield from _faults_by_the_verifier(folder, checkpoint)
 
 
-def _faults_in_tree(connection: sqlite3.Connection, folder: Path) -> Iterator[str]:
+def _faults_in_tree(book: Reading, folder: Path, published: list[str]) -> Iterator[str]:
     key = LogKey.read(folder / "ledger.key")
-    notes = [row[0] for row in connection.execute("SELECT note FROM ledger_checkpoint")]
-    notes.append((folder / "checkpoint").read_text("utf-8"))
+    notes = [*(row[0] for row in book.ask("SELECT note FROM ledger_checkpoint")), *published]
     signed = {text: Note.parse(text) for text in notes}
     wanted = {text: Checkpoint.parse(note.text) for text, note in signed.items()}
     yield from (
@@ -38,7 +55,7 @@ def _faults_in_tree(connection: sqlite3.Connection, folder: Path) -> Iterator[st
     tree, nodes = Frontier(), set[tuple[int, int, bytes]]()
     roots: dict[int, bytes] = {}
     sizes = {checkpoint.size for checkpoint in wanted.values()}
-    for idx, leaf, body in connection.execute("SELECT idx, leaf, body FROM ledger_entry ORDER BY idx"):
+    for idx, leaf, body in book.ask("SELECT idx, leaf, body FROM ledger_entry ORDER BY idx"):
         if idx != tree.size:
             yield f"entry {tree.size} is missing"
             return
@@ -50,14 +67,25 @@ def _faults_in_tree(connection: sqlite3.Connection, folder: Path) -> Iterator[st
     for checkpoint in wanted.values():
         if roots.get(checkpoint.size) != checkpoint.root:
             yield f"the checkpoint of {checkpoint.size} entries has another root"
-    if set(connection.execute("SELECT level, number, hash FROM ledger_node")) != nodes:
+    if set(book.ask("SELECT level, number, hash FROM ledger_node")) != nodes:
         yield "the nodes are not what the leaves say"
-    ((size, packed),) = connection.execute("SELECT size, frontier FROM ledger_tip")
+    ((size, packed),) = book.ask("SELECT size, frontier FROM ledger_tip")
     if (size, packed) != (tree.size, tree.pack()):
         yield "the tip is not what the leaves say"
 
 
-def _faults_by_the_verifier(folder: Path) -> Iterator[str]:
+def _copy(book: Reading, file: Path) -> None:
+    """Copy a server's ledger into a file, row by row, for the program that an auditor would use."""
+    prepare(file)
+    with closing(sqlite3.connect(file)) as connection:
+        for table, columns in _COPIED.items():
+            places = ", ".join("?" * (columns.count(",") + 1))
+            insert = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})"  # noqa: S608 - of names
+            connection.executemany(insert, book.ask(f"SELECT {columns} FROM {table}"))  # noqa: S608
+        connection.commit()
+
+
+def _faults_by_the_verifier(folder: Path, checkpoint: Path) -> Iterator[str]:
     """Ask the program that an auditor would use."""
     asked = [
         str(VERIFIER),
@@ -66,7 +94,7 @@ def _faults_by_the_verifier(folder: Path) -> Iterator[str]:
         "--key",
         str(folder / "ledger.vkey"),
         "--checkpoint",
-        str(folder / "checkpoint"),
+        str(checkpoint),
     ]
     done = subprocess.run([sys.executable, *asked], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -5,13 +5,17 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+from tests.torture.books import Database
 from tests.torture.plans import Plan, plans
 from tests.torture.points import OUTSIDE, SLOW, note
 from tests.torture.promises import Promises, Tally, Verdict
+from tests.torture.server import Server, a_server
 from tests.torture.stage import Reply, Running, Stage, a_stage
 from tests.torture.tree import faults_in_ledger
 from tests.torture.upstream import Weather
@@ -36,8 +40,9 @@ _WEATHER: dict[Weather, float] = {
 class Cell:
     """What is tried."""
 
+    database: Database
     mode: Duplicates
-    processes: int
+    gates: int
     kills: int
     seed: int
 
@@ -45,8 +50,8 @@ class Cell:
     def command(self) -> str:
         """How to try the same again."""
         return (
-            f"python -m tests.torture --kills {self.kills} --seed {self.seed} "
-            f"--mode {self.mode} --processes {self.processes}"
+            f"python -m tests.torture --database {self.database} --kills {self.kills} --seed {self.seed} "
+            f"--mode {self.mode} --gates {self.gates}"
         )
 
 
@@ -61,6 +66,13 @@ class Result:
     violations: list[str]
     seconds: float
 
+    @property
+    def written(self) -> dict[str, Any]:
+        """As JSON; `read` reads it again. (`asdict` makes a counter of a counter's pairs.)"""
+        parts = {"cell": asdict(self.cell), "tally": asdict(self.tally)}
+        said = {"troubles": dict(self.troubles), "violations": self.violations, "seconds": self.seconds}
+        return parts | said
+
 
 @dataclass(eq=False)
 class Trial:
@@ -69,6 +81,8 @@ class Trial:
     cell: Cell
     stage: Stage
     promises: Promises
+    server: Server | None
+    """The database's, where it has one."""
     _plans: Iterator[Plan]
     _numbers: "count[int]" = field(default_factory=count)
     _gates: dict[int, Running] = field(default_factory=dict[int, Running])
@@ -78,27 +92,40 @@ class Trial:
 
     async def run(self) -> None:
         """Kill, then let things come to rest, then judge."""
-        places = [asyncio.create_task(self._fill(place)) for place in range(self.cell.processes)]
+        places = [asyncio.create_task(self._fill(place)) for place in range(self.cell.gates)]
         callers = [asyncio.create_task(self._call_on()) for _ in range(CALLERS)]
+        shaking = asyncio.create_task(self._shake())
         await asyncio.gather(*places, *callers)
+        if self.server is not None:
+            self.server.calm()
+        await shaking
         await self._come_to_rest()
         self.promises.judge(self.stage.system_log())
         self.promises.tally.calls = len(self._begun)
-        faults = await asyncio.to_thread(lambda: list(faults_in_ledger(self.stage.folder)))
+        folder, book = self.stage.folder, self.promises.book
+        faults = await asyncio.to_thread(lambda: list(faults_in_ledger(folder, book)))
         self.promises.violations.extend(faults)
 
     @property
     def _is_over(self) -> bool:
         return self.promises.tally.kills >= self.cell.kills
 
+    async def _shake(self) -> None:
+        """Let things happen to the server."""
+        if self.server is not None:
+            await self.server.shake(self.stage.setup.diary)
+
     async def _fill(self, place: int) -> None:
         """Start a gate, see it die, start the next."""
         while not self._is_over:
             plan = next(self._plans)
+            begun = time.monotonic()
             running = self.stage.begin_gate(place, plan.troubles)
             fault = await running.ready
             if fault:
-                if running.process.exitcode != -signal.SIGKILL:
+                await running.gone.wait()
+                excused = self.server is not None and self.server.excuses(begun)
+                if running.process.exitcode != -signal.SIGKILL and not excused:
                     self.promises.violations.append(f"a gate did not open: {fault}")
                     self.promises.tally.kills += 1
                 continue
@@ -136,7 +163,7 @@ class Trial:
         """Ask under one key until it is known what became of it, whichever gate answers."""
         give_up = time.monotonic() + LONGEST_WISH
         while time.monotonic() < give_up and not self._is_over:
-            running = self._gates.get(place % self.cell.processes)
+            running = self._gates.get(place % self.cell.gates)
             place += 1
             if running is None or not running.can_be_asked:
                 await asyncio.sleep(PAUSE / 3)
@@ -149,7 +176,7 @@ class Trial:
     async def _come_to_rest(self) -> None:
         """Start gates without trouble, and ask about every call until nothing more can be known."""
         await self.stage.ask_system(do="calm")
-        for place in range(self.cell.processes):
+        for place in range(self.cell.gates):
             self._gates[place] = await self.stage.gate(place)
         queue = iter(sorted(self._begun))
         give_up = time.monotonic() + LONGEST_END
@@ -163,7 +190,7 @@ class Trial:
         for number in queue:
             verdict: Verdict = "again"
             while verdict != "final" and time.monotonic() < give_up:
-                running = self._gates[number % self.cell.processes]
+                running = self._gates[number % self.cell.gates]
                 verdict = self._hear(number, await running.ask(number, self._key(number)))
                 if verdict == "unknown" and self.cell.mode == "none":
                     break
@@ -179,6 +206,12 @@ class Trial:
         return f"torture-{self.cell.seed}-number-{number:06d}"
 
 
+def read(written: dict[str, Any]) -> Result:
+    """Read what came of an earlier trial, as JSON."""
+    cell, tally = Cell(**written.pop("cell")), Tally(**written.pop("tally"))
+    return Result(cell=cell, tally=tally, troubles=Counter(written.pop("troubles")), **written)
+
+
 async def tried(cell: Cell, folder: Path) -> Result:
     """Try a cell with its ledger in `folder`."""
     began = time.monotonic()
@@ -186,9 +219,16 @@ async def tried(cell: Cell, folder: Path) -> Result:
     if cell.mode == "key":
         weather["twice"] = 0.05
     upstream = {"seed": cell.seed, "weather": weather}
-    async with a_stage(folder, upstream, mode=cell.mode) as stage:
-        promises = Promises(folder / "ledger.db", cell.mode)
-        await Trial(cell, stage, promises, plans(cell.mode, cell.command)).run()
+    async with AsyncExitStack() as open_:
+        server = (
+            await open_.enter_async_context(a_server(cell.command)) if cell.database != "sqlite" else None
+        )
+        url = "" if server is None else server.url
+        stage = await open_.enter_async_context(a_stage(folder, upstream, mode=cell.mode, url=url))
+        promises = Promises(stage.setup.book.open(), cell.mode)
+        planned = plans(cell.mode, cell.command, cell.database)
+        await Trial(cell, stage, promises, server, planned).run()
+        promises.book.close()
         diary = stage.setup.diary.read_text("utf-8").splitlines()
     return Result(
         cell=cell,

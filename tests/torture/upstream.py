@@ -7,14 +7,13 @@ line before or after it acts, acts only after the line broke, answers slowly, an
 import asyncio
 import json
 import random
-import sqlite3
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.torture.books import Book
 from toolgate.core.tool import Duplicates
 
 Weather = Literal["fair", "breaks before", "breaks after", "late", "slow", "twice"]
@@ -27,7 +26,7 @@ class Upstream:
     """How to run the system."""
 
     address: Path
-    database: Path
+    book: Book
     """The gates', which it looks into."""
     log: Path
     """A file in which it writes a line for each request, effect, repetition and look-up."""
@@ -43,7 +42,7 @@ class System:
     """What the system has done."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self._mode, self._database = upstream.mode, upstream.database
+        self._mode, self._book = upstream.mode, upstream.book.open()
         self._log = upstream.log.open("a", encoding="utf-8", buffering=1)
         self._effects = 0
         self._by_key: dict[str, int] = {}
@@ -77,8 +76,7 @@ class System:
     def _has_intent(self, key: str) -> bool:
         """Whether, at this moment, the intent of the call can be read by a stranger."""
         query = "SELECT 1 FROM ledger_entry WHERE call_id = ? AND kind = 'intent'"
-        with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as connection:
-            return connection.execute(query, (key,)).fetchone() is not None
+        return bool(self._book.ask(query, key))
 
 
 class Desk:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,6 +26,7 @@ from toolgate.adapter import (
     Sending,
 )
 from toolgate.adapter.http import RequestBroken, RequestRefused
+from toolgate.backends.audit_access import AuditConnector
 from toolgate.backends.breaker import Breaker
 from toolgate.backends.manifest_catalog import AdmittedTool
 from toolgate.core.arguments import MAX_TEXT, out_of_bounds
@@ -124,7 +126,7 @@ class AdapterTools:
         if act.hang_up.cut:
             return _CUT_BEFORE
         latest = self._clock() + tool.terms.timeout
-        sends = Sends(act.hang_up, lambda: self._clock() > latest)
+        sends = Sends(act.hang_up, lambda: self._clock() > latest or not act.may_send())
         if not tool.connector.marks_sending and tool.terms.effect != "read":
             sends.count = 1
         deadline = self._now() + timedelta(seconds=tool.terms.timeout)
@@ -195,7 +197,7 @@ async def _operate(tool: AdmittedTool, act: Act, sends: Sends, deadline: datetim
         arguments = operation.input_model.model_validate(act.call.arguments)
     except ValidationError:
         return _BAD_ARGUMENTS
-    async with tool.connector.session(_credential(tool, act), sends) as client:
+    async with _session(tool, act, sends) as client:
         result = await operation.run(arguments, _context(client, act, sends, deadline))
     return _checked(tool, act, sends, result)
 
@@ -206,7 +208,7 @@ async def _look_up(tool: AdmittedTool, act: Act, deadline: datetime) -> Finding:
     if look_up is None:
         return CANNOT_TELL
     arguments = tool.run_by.input_model.model_validate(act.call.arguments)
-    async with tool.connector.session(_credential(tool, act), _send_nothing) as client:
+    async with _session(tool, act, _send_nothing) as client:
         found = await look_up(arguments, _context(client, act, _send_nothing, deadline))
     match found:
         case Found(value=result):
@@ -216,6 +218,13 @@ async def _look_up(tool: AdmittedTool, act: Act, deadline: datetime) -> Finding:
             return Finding(verdict="not_found")
         case CannotTell():
             return CANNOT_TELL
+
+
+def _session(tool: AdmittedTool, act: Act, sending: Sending) -> AbstractAsyncContextManager[Any]:
+    """Lend what the operation works with. Only the gate's own audit tools are told who calls."""
+    if isinstance(tool.connector, AuditConnector):
+        return tool.connector.access(act.call.caller, tool.name, act.opened.call_id)
+    return tool.connector.session(_credential(tool, act), sending)
 
 
 def _send_nothing() -> None:

@@ -5,10 +5,11 @@
 
 from typing import Final
 
+from toolgate.backends.audit_duckdb import HOLDS
 from toolgate.backends.audit_queries import EVERY, WHOSE, NamedQuery, only
 from toolgate.backends.audit_upkeep import UPKEEP
 
-_HOUR: Final = "strftime('%H', at / 1e6, 'unixepoch')"
+_HOUR: Final = "{hour}"
 _FROM, _TO = "substr(:hours, 1, 2)", "substr(:hours, 4, 2)"
 _OUTSIDE: Final = f"""CASE WHEN {_FROM} < {_TO}
                 THEN {_HOUR} < {_FROM} OR {_HOUR} >= {_TO}
@@ -21,8 +22,9 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, client, acting, tool, asked, effect, verdict, rules, status,
                 end_entry, call_id
-            FROM audit_calls_v1 WHERE {where} ORDER BY at DESC, entry DESC
+            FROM audit_calls_v1 WHERE {where} ORDER BY "at" DESC, entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE {asked} AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
@@ -30,7 +32,7 @@ QUERIES: Final = (
         question="What did a run do, in order, and what was decided?",
         sql="""
             SELECT entry, time, subject, tool, asked, effect, verdict, rules, status,
-                (ended_at - at) / 1000 AS took_ms, end_entry, call_id
+                (ended_at - "at") / 1000 AS took_ms, end_entry, call_id
             FROM audit_calls_v1 WHERE {where} ORDER BY entry
         """,
         filters=EVERY,
@@ -48,6 +50,7 @@ QUERIES: Final = (
             LEFT JOIN audit_changes_v1 g ON g.entry = c.config
             ORDER BY c.at DESC, c.entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE {asked} AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
@@ -55,8 +58,9 @@ QUERIES: Final = (
         question="Which calls were refused, and by which rule?",
         sql="""
             SELECT entry, time, tenant, subject, client, tool, asked, status, verdict, rules, call_id
-            FROM audit_denials_v1 WHERE {where} ORDER BY at DESC, entry DESC
+            FROM audit_denials_v1 WHERE {where} ORDER BY "at" DESC, entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE kind = 'refusal' AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
@@ -65,7 +69,8 @@ QUERIES: Final = (
         sql="""
             SELECT rule, status, tenant, subject, count(*) AS calls, min(time) AS first, max(time) AS last
             FROM audit_denials_v1 WHERE {where}
-            GROUP BY rule, status, tenant, subject ORDER BY calls DESC, rule, status, subject
+            GROUP BY rule, status, tenant, subject
+            ORDER BY calls DESC, rule{binary} NULLS FIRST, status{binary}, subject{binary}
         """,
         filters=WHOSE,
     ),
@@ -77,7 +82,7 @@ QUERIES: Final = (
                 min(time) AS first, max(time) AS last
             FROM audit_shadow_v1 WHERE {where}
             GROUP BY would_rule, tool, verdict, would_be, tenant, subject, policy
-            ORDER BY calls DESC, would_rule, tool, subject
+            ORDER BY calls DESC, would_rule{binary} NULLS FIRST, tool{binary}, subject{binary}
         """,
         filters=WHOSE,
     ),
@@ -87,7 +92,11 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, tool, rule, call_id
             FROM audit_denials_v1 WHERE status = 'approval_required' AND {where}
-            ORDER BY at DESC, entry DESC
+            ORDER BY "at" DESC, entry DESC
+        """,
+        page="""
+            SELECT idx FROM ledger_entry
+            WHERE kind = 'refusal' AND status = 'approval_required' AND {where} {newest}
         """,
         filters=EVERY,
     ),
@@ -96,7 +105,7 @@ QUERIES: Final = (
         question="Which calls have no end, or an end that nobody knows, and since when?",
         sql="""
             SELECT entry, time, tenant, subject, tool, status, why, age_seconds, last_asked, call_id
-            FROM audit_open_v1 WHERE {where} ORDER BY at, entry
+            FROM audit_open_v1 WHERE {where} ORDER BY "at", entry
         """,
         filters=WHOSE | only("call"),
     ),
@@ -115,8 +124,9 @@ QUERIES: Final = (
         question="Which calls were answered out of memory: replays, conflicts, suspected repetitions?",
         sql="""
             SELECT entry, time, tenant, subject, tool, status, answered_with, call_id
-            FROM audit_repeats_v1 WHERE {where} ORDER BY at DESC, entry DESC
+            FROM audit_repeats_v1 WHERE {where} ORDER BY "at" DESC, entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE kind = 'repeat' AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
@@ -125,7 +135,7 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, tool, role, source, made, static, scope, ttl, version, lease,
                 request, status, because, lent_ms, intent, end_entry, call_id
-            FROM audit_leases_v1 WHERE {where} ORDER BY at DESC, entry DESC
+            FROM audit_leases_v1 WHERE {where} ORDER BY "at" DESC, entry DESC
         """,
         filters=EVERY,
     ),
@@ -134,14 +144,14 @@ QUERIES: Final = (
         question="Which credentials were lent and never given back? (For more than 2 hours: --until 2h.)",
         sql="""
             SELECT entry, time, tenant, subject, tool, role, source, made, static, scope, ttl, lease, request,
-                status, (strftime('%s', 'now') * 1000000 - lent_at) / 1000000 AS age_seconds, intent,
+                status, ({now} - lent_at) / 1000000 AS age_seconds, intent,
                 end_entry, call_id
             FROM audit_leases_v1
             WHERE status IN ('lent', 'queued', 'kept') AND COALESCE(issued, entry) = entry
-                AND NOT (status = 'kept' AND static)
-                AND NOT (made IS 'token' AND lent_at + ttl * 1000000 < strftime('%s', 'now') * 1000000)
+                AND NOT (status = 'kept' AND static = 1)
+                AND NOT (COALESCE(made, '') = 'token' AND lent_at + ttl * 1000000 < {now})
                 AND {where}
-            ORDER BY at DESC, entry DESC
+            ORDER BY "at" DESC, entry DESC
         """,
         filters=EVERY,
     ),
@@ -151,7 +161,7 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, run_name, source, accessor, request, ttl, status, because,
                 asked_by, open_ms, end_entry, intent, call_id
-            FROM audit_vault_runs_v1 WHERE {where} ORDER BY at DESC, entry DESC
+            FROM audit_vault_runs_v1 WHERE {where} ORDER BY "at" DESC, entry DESC
         """,
         filters=EVERY,
     ),
@@ -161,12 +171,14 @@ QUERIES: Final = (
         sql="""
             SELECT c.entry, c.time, c.tenant, c.subject, c.tool, c.status, p.value AS arguments, c.call_id
             FROM (SELECT h.entry AS holder, h.value FROM audit_payloads_v1 h
-                WHERE h.field = 'arguments' AND h.kept AND instr(h.value, trim(json_quote(:value), '"'))
-                    AND EXISTS (SELECT 1 FROM json_tree(h.value) t WHERE CAST(t.atom AS TEXT) = :value
-                        OR (t.type = 'integer' AND h.value -> t.fullkey = :value))) p
+                WHERE h.field = 'arguments' AND h.kept = 1 AND {holds}) p
             JOIN (SELECT * FROM audit_calls_v1 WHERE {where}) c ON c.entry = p.holder
             ORDER BY c.entry DESC
         """,
+        page=f"""
+            SELECT e.idx FROM ledger_entry e JOIN payload p ON p.idx = e.idx AND {HOLDS}
+            WHERE {{asked}} AND {{where}} ORDER BY e.idx DESC
+        """,  # noqa: S608 - from constants
         filters=WHOSE | only("value"),
         needed=only("value"),
     ),
@@ -180,8 +192,9 @@ QUERIES: Final = (
                     max(entry) AS last
                 FROM audit_calls_v1 WHERE kind = 'intent' AND {where} GROUP BY definition
             ) d JOIN audit_calls_v1 f ON f.entry = d.first JOIN audit_calls_v1 l ON l.entry = d.last
-            ORDER BY d.tool, d.first
+            ORDER BY d.tool{binary}, d.first
         """,
+        alone=True,
         filters=WHOSE,
     ),
     NamedQuery(
@@ -190,8 +203,9 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, tool, rules, status, end_entry, call_id
             FROM audit_calls_v1 WHERE kind = 'intent' AND effect = 'destroy' AND {where}
-            ORDER BY at DESC, entry DESC
+            ORDER BY "at" DESC, entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE kind = 'intent' AND effect = 'destroy' AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
@@ -201,7 +215,10 @@ QUERIES: Final = (
             SELECT entry, time, tenant, subject, client, tool, status, call_id
             FROM audit_calls_v1
             WHERE {_OUTSIDE} AND {{where}}
-            ORDER BY at DESC, entry DESC
+            ORDER BY "at" DESC, entry DESC
+        """,  # noqa: S608 - from constants of this module
+        page=f"""
+            SELECT idx FROM ledger_entry WHERE {{asked}} AND {_OUTSIDE} AND {{where}} {{newest}}
         """,  # noqa: S608 - from constants of this module
         filters=EVERY | only("hours"),
         needed=only("hours"),
@@ -218,8 +235,9 @@ QUERIES: Final = (
                 FROM audit_calls_v1 WHERE {where} GROUP BY client_id
             ) c JOIN audit_calls_v1 f ON f.entry = c.first JOIN audit_calls_v1 l ON l.entry = c.last
             LEFT JOIN audit_names_v1 n ON n.pseudonym = c.client_id
-            ORDER BY c.calls DESC, client
+            ORDER BY c.calls DESC, COALESCE(n.clear, c.client_id){binary} NULLS FIRST
         """,
+        alone=True,
         filters=WHOSE,
     ),
     NamedQuery(
@@ -244,8 +262,9 @@ QUERIES: Final = (
                 SELECT who, count(*) AS refused FROM audit_denials_v1 WHERE {where} GROUP BY who
             ) d ON d.who = c.who
             LEFT JOIN audit_names_v1 n ON n.pseudonym = c.who
-            ORDER BY c.calls DESC, subject
+            ORDER BY c.calls DESC, COALESCE(n.clear, c.who){binary}
         """,
+        alone=True,
         filters=WHOSE,
     ),
     NamedQuery(
@@ -253,18 +272,20 @@ QUERIES: Final = (
         question="How long do calls take, from the intent to the end, by tool?",
         sql="""
             SELECT tool, size AS calls,
-                min(CASE WHEN so_far >= (size * 50 + 99) / 100 THEN took END) / 10.0 AS p50_ms,
-                min(CASE WHEN so_far >= (size * 99 + 99) / 100 THEN took END) / 10.0 AS p99_ms,
-                max(took) / 10.0 AS max_ms
+                min(CASE WHEN so_far >= (size * 50 + 99) / 100 THEN took END) / {ten} AS p50_ms,
+                min(CASE WHEN so_far >= (size * 99 + 99) / 100 THEN took END) / {ten} AS p99_ms,
+                max(took) / {ten} AS max_ms
             FROM (
-                SELECT tool, took, sum(alike) OVER (PARTITION BY tool ORDER BY took) AS so_far,
-                    sum(alike) OVER (PARTITION BY tool) AS size
+                SELECT tool, took,
+                    CAST(sum(alike) OVER (PARTITION BY tool ORDER BY took) AS BIGINT) AS so_far,
+                    CAST(sum(alike) OVER (PARTITION BY tool) AS BIGINT) AS size
                 FROM (
-                    SELECT tool, (ended_at - at) / 100 AS took, count(*) AS alike
+                    SELECT tool, (ended_at - "at") / 100 AS took, count(*) AS alike
                     FROM audit_calls_v1 WHERE ended_at IS NOT NULL AND {where} GROUP BY tool, took
-                )
-            ) GROUP BY tool ORDER BY p99_ms DESC, tool
+                ) a
+            ) t GROUP BY tool, size ORDER BY p99_ms DESC, tool{binary}
         """,
+        alone=True,
         filters=WHOSE,
     ),
     NamedQuery(
@@ -273,8 +294,15 @@ QUERIES: Final = (
         sql="""
             SELECT entry, time, tenant, subject, tool, call_id FROM audit_calls_v1
             WHERE entry IN (
-                SELECT min(entry) FROM audit_calls_v1 WHERE kind = 'intent' AND {whose} GROUP BY +who, tool
+                SELECT min(entry) FROM audit_calls_v1 WHERE kind = 'intent' AND {whose}
+                GROUP BY {apart}who, tool
             ) AND {where} ORDER BY entry DESC
+        """,
+        page="""
+            SELECT idx FROM ledger_entry
+            WHERE {where} AND idx IN (
+                SELECT min(idx) FROM ledger_entry WHERE kind = 'intent' AND {whose} GROUP BY who, tool
+            ) ORDER BY idx DESC
         """,
         filters=WHOSE,
     ),

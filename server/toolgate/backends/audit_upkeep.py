@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from toolgate.backends.audit_queries import EVERY, WINDOW, NamedQuery, only
+from toolgate.backends.audit_queries import EVERY, WHOSE, WINDOW, NamedQuery, only
 
 _PARTS: Final = ("policy", "registry", "settings", "adapters", "keys", "lock")
 _CHANGED: Final = " || ".join(
-    f"CASE WHEN {part} IS NOT lag({part}) OVER (ORDER BY entry) THEN '{part} ' ELSE '' END" for part in _PARTS
+    f"CASE WHEN {part} {{unlike}} lag({part}) OVER (ORDER BY entry) THEN '{part} ' ELSE '' END"
+    for part in _PARTS
 )
 
 UPKEEP: Final = (
@@ -23,11 +24,11 @@ UPKEEP: Final = (
                 UNION ALL
                 SELECT *, 'log key', NULL, NULL FROM audit_changes_v1 WHERE kind = 'key_rotate'
                 UNION ALL
-                SELECT entry, at, time, kind, status, writer, policy, NULL, NULL, NULL, NULL, NULL, NULL,
-                    NULL, 'policy ' || status || CASE WHEN override THEN ', override' ELSE '' END,
+                SELECT entry, "at", time, kind, status, writer, policy, NULL, NULL, NULL, NULL, NULL, NULL,
+                    NULL, 'policy ' || status || CASE WHEN override = 1 THEN ', override' ELSE '' END,
                     by_whom, because
                 FROM audit_policies_v1
-            ) WHERE {{where}} ORDER BY entry DESC
+            ) c WHERE {{where}} ORDER BY entry DESC
         """,  # noqa: S608
         filters=WINDOW,
     ),
@@ -50,9 +51,17 @@ UPKEEP: Final = (
         name="who-read",
         question="Who read the ledger, and what was asked?",
         sql="""
-            SELECT entry, time, reader, query, asked FROM audit_reads_v1 WHERE {where} ORDER BY entry DESC
+            SELECT entry, time, reader, query, asked, tenant, tool, call_id
+            FROM (
+                SELECT r.entry, r.at, r.time, r.who, r.reader, r.query, r.asked, e.tenant, e.tool, e.call_id
+                FROM audit_reads_v1 r JOIN ledger_entry e ON e.idx = r.entry
+                UNION ALL
+                SELECT p.entry, p.at, p.time, r.who, r.reader, r.query, r.asked, p.tenant, p.tool, p.call_id
+                FROM audit_reads_v1 r JOIN ledger_entry e ON e.idx = r.entry AND e.call_id <> ''
+                JOIN audit_repeats_v1 p ON p.call_id = e.call_id AND p.status = 'replayed'
+            ) r WHERE {where} ORDER BY entry DESC
         """,
-        filters=WINDOW | only("subject"),
+        filters=WHOSE,
     ),
     NamedQuery(
         name="published",
@@ -60,19 +69,19 @@ UPKEEP: Final = (
         sql="""
             SELECT entry, end_entry, tool, status, k.size AS checkpoint, k.time AS published,
                 'toolgate ledger prove ' || COALESCE(end_entry, entry) AS proof, call_id
-            FROM (SELECT *, at AS begun FROM audit_calls_v1 WHERE {where}) c
+            FROM (SELECT *, "at" AS begun FROM audit_calls_v1 WHERE {where}) c
             LEFT JOIN (SELECT size, time FROM audit_checkpoints_v1) k ON k.size = (
                 SELECT min(size) FROM audit_checkpoints_v1 WHERE size > COALESCE(end_entry, entry))
             ORDER BY begun DESC, entry DESC
         """,
+        page="SELECT idx FROM ledger_entry WHERE {asked} AND {where} {newest}",
         filters=EVERY,
     ),
     NamedQuery(
         name="checkpoints",
         question="Which checkpoints were published? (That each extends the last: toolgate ledger verify.)",
         sql="""
-            SELECT size, time,
-                substr(note, instr(note, char(10) || size || char(10)) + length(size) + 2, 44) AS root
+            SELECT size, time, {root} AS root
             FROM audit_checkpoints_v1 WHERE {where} ORDER BY size DESC
         """,
         filters=WINDOW,
@@ -83,9 +92,30 @@ UPKEEP: Final = (
         sql="""
             SELECT who, count(*) AS calls, min(time) AS first, max(time) AS last
             FROM audit_calls_v1 WHERE who NOT IN (SELECT pseudonym FROM audit_names_v1) AND {where}
-            GROUP BY who ORDER BY who
+            GROUP BY who ORDER BY who{binary}
         """,
+        alone=True,
         filters=WINDOW | only("tool", "tenant"),
+    ),
+    NamedQuery(
+        name="erasures",
+        question="Which erasures happened, on what basis, by whom, and how much was removed?",
+        sql="""
+            SELECT entry, time, tenant, by_whom, basis, stands, done_entry, removed_values, removed_answers,
+                waiting, subjects, clients, runs
+            FROM audit_erasures_v1 WHERE {where} ORDER BY entry DESC
+        """,
+        filters=WINDOW | only("tenant"),
+    ),
+    NamedQuery(
+        name="retention",
+        question="What was removed because it had been kept long enough, and by which rule?",
+        sql="""
+            SELECT entry, time, rule, tenant, days, before_time AS before, arguments, results, callers,
+                addresses, names, first, last
+            FROM audit_retention_v1 WHERE {where} ORDER BY entry DESC
+        """,
+        filters=WINDOW,
     ),
     NamedQuery(
         name="auth-failures",

@@ -10,12 +10,12 @@ import orjson
 from sqlalchemy import bindparam, or_, select
 
 from toolgate.backends.lease_rows import LeaseRows
-from toolgate.backends.ledger_batch import Batch
-from toolgate.backends.ledger_entries import Entry, changed, entry_of
+from toolgate.backends.ledger_batch import Batch, Read
+from toolgate.backends.ledger_entries import Entry, changed, entry_of, moment
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.spill import Spill, Spilled
 from toolgate.backends.sql_claims import Claims, Settlement
 from toolgate.backends.sql_tables import ENTRY, Prepared
-from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.claims import Closed, Opened
 from toolgate.core.errors import LedgerUnavailable
 
@@ -53,7 +53,7 @@ class Ending:
 class Endings:
     """Records ends through one writer, and spills those that it will not take."""
 
-    def __init__(self, writer: SqliteWriter, claims: Claims, leases: LeaseRows, spill: Spill) -> None:
+    def __init__(self, writer: LedgerWriter, claims: Claims, leases: LeaseRows, spill: Spill) -> None:
         self._writer, self._claims, self._leases, self._spill = writer, claims, leases, spill
 
     async def record(self, ending: Ending) -> Closed:
@@ -64,7 +64,7 @@ class Endings:
         """
         for pause in PAUSES:
             try:
-                return await self._writer.write(partial(self._end, ending))
+                return await self._writer.write(partial(self._end, ending), *self._reads(ending))
             except LedgerUnavailable as error:
                 log.warning("call %s: its end is not recorded yet (%s)", ending.opened.call_id, error)
             await asyncio.sleep(pause)
@@ -100,6 +100,11 @@ class Endings:
         row = batch.find(_INTENT, {"idx_": opened.intent})
         return row is not None and (row["kind"], row["call_id"]) == ("intent", opened.call_id)
 
+    def _reads(self, ending: Ending) -> tuple[Read, ...]:
+        """Ask whether the attempt is still its owner's; a read has none."""
+        opened = ending.opened
+        return (self._claims.owning(opened, ending.owner),) if opened.claimed else ()
+
     def _end(self, ending: Ending, batch: Batch) -> Closed:
         opened = ending.opened
         if ending.again or batch.again:
@@ -110,7 +115,7 @@ class Endings:
             if not self._has_intent(batch, opened):
                 log.error("call %s: its intent was lost with the ledger's end; so is its own", opened.call_id)
                 return Closed(entry=opened.intent, late=True)
-        late = opened.claimed and not self._claims.owns(batch, opened.call_id, opened.attempt, ending.owner)
+        late = any(batch.answer(read) is None for read in self._reads(ending))
         for lease in ending.leases:
             if self._leases.note_end(batch, lease):
                 batch.append(lease)
@@ -121,6 +126,9 @@ class Endings:
             self._claims.note_end(batch, opened.call_id, opened.attempt, ending.owner, until)
         elif opened.claimed:
             self._claims.settle(batch, opened, ending.settlement, index)
+            batch.ended.append(opened.intent)
+        if opened.claimed and batch.erased.named_in(ending.entry.spelled + b"}"):
+            self._claims.forget(batch, opened.call_id, moment(ending.entry.columns["at"]))
         return Closed(entry=index, late=late)
 
 

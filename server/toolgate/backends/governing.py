@@ -8,8 +8,8 @@ from sqlalchemy import desc, select
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.sql_tables import ENTRY, Prepared
-from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.ports import Rulebook
 
 _LAST = Prepared(
@@ -20,7 +20,7 @@ _LAST = Prepared(
 class Governing:
     """Records rulebooks, and what governs beside them: settings, adapters, keys."""
 
-    def __init__(self, writer: SqliteWriter, entries: Entries) -> None:
+    def __init__(self, writer: LedgerWriter, entries: Entries) -> None:
         self._writer, self._entries = writer, entries
         self._beside: dict[str, str] = {}
         self._in_force = ""

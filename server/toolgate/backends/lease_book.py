@@ -1,17 +1,21 @@
 """Makes leases durable before they are used, and records how they end outside of their call."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+import orjson
+from sqlalchemy import bindparam, select
 
 from toolgate.backends.governing import Governing
 from toolgate.backends.lease_rows import LeaseRows
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, Names, micros
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.owed import Owed, OwedRun
 from toolgate.backends.pseudonyms import Pseudonyms
-from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.backends.sql_tables import ENTRY, Prepared
 from toolgate.core.call import Call
 from toolgate.core.claims import Opened
 from toolgate.core.lease import Lent
@@ -52,17 +56,23 @@ class Living:
 
 
 class LeaseBook:
-    """The ledger, as who makes credentials needs it. Every method raises `LedgerUnavailable`."""
+    """The ledger, as who makes credentials needs it. Every method raises `LedgerUnavailable`.
+
+    Args:
+        running: gives the names in the intent of a call that runs in this process.
+    """
 
     def __init__(
         self,
-        writer: SqliteWriter,
+        writer: LedgerWriter,
         entries: Entries,
         pseudonyms: Pseudonyms,
         governing: Governing,
         *,
         now: Callable[[], datetime],
+        running: Callable[[int], Names | None],
     ) -> None:
+        self._running = running
         self._writer, self._entries, self._pseudonyms = writer, entries, pseudonyms
         self._governing, self._now = governing, now
         self._rows = LeaseRows()
@@ -71,7 +81,7 @@ class LeaseBook:
         self, call: Call, tool: Tool, opened: Opened, accessor: str, until: datetime, request: str
     ) -> None:
         """Make a run's accessor durable. Nothing is made under the run's token before this returns."""
-        names = await self._names(call)
+        names = await self._names(call, opened)
         entry = self._entries.run_token(call, tool, names, opened, accessor, until, request)
 
         def work(batch: Batch) -> None:
@@ -90,7 +100,7 @@ class LeaseBook:
         self, call: Call, tool: Tool, opened: Opened, lent: Lent, until: datetime, accessor: str = ""
     ) -> Lent:
         """Make a lease durable before it is used; gives what is said of it from then on."""
-        names = await self._names(call)
+        names = await self._names(call, opened)
         entry = self._entries.lent(call, tool, names, opened, lent)
 
         def work(batch: Batch) -> int:
@@ -148,8 +158,14 @@ class LeaseBook:
         if ends:
             await self._writer.write(work)
 
-    async def _names(self, call: Call) -> Names:
-        return await self._pseudonyms.names(call, self._governing.in_force)
+    async def _names(self, call: Call, opened: Opened) -> Names:
+        """Give the names of the call's own intent: whoever was erased since gets no new ones by this."""
+        names = self._running(opened.intent)
+        if names is None:  # a call in doubt, say; its intent may have been lost with the ledger's end
+            names = await self._writer.begin(lambda batch: _names_in(batch, opened.intent))
+        if names is None:
+            names = await self._pseudonyms.names(call, 0)
+        return replace(names, config=self._governing.in_force)
 
     def _common(self, call: Call, tool: Tool, names: Names, opened: Opened) -> dict[str, Json]:
         return {
@@ -161,3 +177,16 @@ class LeaseBook:
             "run": names.run,
             "owner": self._writer.owners.me,
         }
+
+
+def _names_in(batch: Batch, intent: int) -> Names | None:
+    """Give the names that an intent says, or None where there is none."""
+    row = batch.find(_INTENT, {"idx_": intent})
+    said: dict[str, Any] = {} if row is None else orjson.loads(row["body"])
+    if "who" not in said:
+        return None
+    act, client, run = said.get("act", ()), said.get("client", ""), said.get("run", "")
+    return Names(who=said["who"], client=client, act=tuple(act), run=run)
+
+
+_INTENT = Prepared(select(ENTRY.c.body).where(ENTRY.c.idx == bindparam("idx_")))

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from toolgate.backends.ledger_database import LedgerDatabase, demand
 from toolgate.backends.ledger_entries import moment
 from toolgate.backends.owners import is_gone
 from toolgate.backends.sql_tables import LEASE, PSEUDONYM, VAULT_RUN
-from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
 
 LivingState = Literal["out", "ending", "asked", "orphan"]
@@ -47,12 +47,13 @@ class LivingLease:
 
 
 class LeaseRecords:
-    """The rows of leases and run tokens in the ledger's database at `path`; it is only read."""
+    """The rows of leases and run tokens in the ledger's `database`, which is only read.
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise LedgerUnavailable(f"there is no ledger at {path}; nothing was called yet")
-        self._engine, self._owners = reader(path), Path(f"{path}.writers")
+    `owners` is the folder in which its writers keep their marks of life.
+    """
+
+    def __init__(self, database: LedgerDatabase, owners: Path) -> None:
+        self._engine, self._owners = demand(database), owners
 
     def living(self) -> list[LivingLease]:
         """Give what may still live, oldest first: run tokens before what was made under them.

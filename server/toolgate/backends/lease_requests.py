@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import orjson
 from sqlalchemy import or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from toolgate.backends.ledger_database import LedgerDatabase
 from toolgate.backends.ledger_entries import moment
 from toolgate.backends.sql_tables import ENTRY
-from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
 
 
@@ -32,10 +31,10 @@ class ToldRequest:
 
 
 class LeaseRequests:
-    """The requests that the ledger in the database at `path` tells of; it is only read."""
+    """The requests that the ledger in `database` tells of; it is only read."""
 
-    def __init__(self, path: Path) -> None:
-        self._engine = reader(path)
+    def __init__(self, database: LedgerDatabase) -> None:
+        self._engine = database.engine()
 
     def begun(self) -> datetime:
         """Give when the ledger begins.

@@ -65,10 +65,16 @@ def changed(entry: Entry, **fields: Json) -> Entry:
     return entry_of(orjson.loads(entry.spelled + b"}") | fields, entry.payloads)
 
 
-def entry_of(body: dict[str, Any], payloads: tuple[Mapping[str, Any], ...] = ()) -> Entry:
-    """Spell a body that has no commitments, or only those that were made already."""
+def repeated(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the columns that repeat parts of a body."""
     columns = {name: body.get(name, "") for name in _REPEATED}
     columns["refers"] = body.get("intent", body.get("answered_with"))
+    return columns
+
+
+def entry_of(body: dict[str, Any], payloads: tuple[Mapping[str, Any], ...] = ()) -> Entry:
+    """Spell a body that has no commitments, or only those that were made already."""
+    columns = repeated(body)
     # No fractions, no large integers, ASCII names only: so orjson's sorted spelling is RFC 8785's.
     return Entry(columns, orjson.dumps(body, option=orjson.OPT_SORT_KEYS)[:-1], payloads)
 

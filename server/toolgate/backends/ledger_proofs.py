@@ -1,18 +1,17 @@
 """Proofs out of a ledger: that an entry is in it, for whoever has the log's verifier key."""
 
 import base64
-import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import bindparam, desc, select
 
 from toolgate.backends.checkpoints import Checkpoints, Loss, StoredHashes
+from toolgate.backends.ledger_database import TreeDatabase
+from toolgate.backends.sql_connection import SqlConnection
 from toolgate.backends.sql_tables import CHECKPOINT, ENTRY, TIP, Prepared
-from toolgate.backends.sqlite_files import cause, read_only
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
 from toolgate.core.merkle import inclusion_proof, leaf_hash, root_from_inclusion
 from toolgate.core.note import BadNote, Checkpoint, Note
@@ -39,21 +38,20 @@ class Proof:
         return "\n".join(lines) + f"\n\n{self.note}"
 
 
-def proof_of(database: Path, entry: int) -> Proof | None:
-    """Prove `entry` under the newest checkpoint; None when that does not cover it.
+def proof_of(database: TreeDatabase, entry: int, under: Note | None = None) -> Proof | None:
+    """Prove `entry` under a checkpoint, by default the newest one; None when that does not cover it.
 
     Raises:
         LedgerUnavailable: the database cannot be read, or does not hold what it published.
     """
     with _reading(database) as connection:
-        connection.execute("BEGIN")
-        found = connection.execute(_NEWEST.text, _NEWEST.fixed).fetchone()
+        found = _NEWEST.on(connection).fetchone()
         if found is None:
             return None
-        note, checkpoint = _published(found["note"])
+        note, checkpoint = _published(found["note"] if under is None else f"{under}")
         if checkpoint.size <= entry:
             return None
-        row = connection.execute(_BODY.text, _BODY.fixed | {"entry": entry}).fetchone()
+        row = _BODY.on(connection, {"entry": entry}).fetchone()
         hashes = _hashes(connection, entry, checkpoint.size)
     if (
         row is None
@@ -63,32 +61,27 @@ def proof_of(database: Path, entry: int) -> Proof | None:
     return Proof(entry, row["body"], hashes, note, checkpoint.size)
 
 
-def demand_entry(database: Path, entry: int) -> None:
+def demand_entry(database: TreeDatabase, entry: int) -> None:
     """Raise `NothingRecorded` unless there is such an entry."""
     with _reading(database) as connection:
-        tip = connection.execute(_SIZE.text, _SIZE.fixed).fetchone()
+        tip = _SIZE.on(connection).fetchone()
     size: int = tip["size"] if tip is not None else 0
     if entry >= size:
         raise NothingRecorded(f"there is no entry {entry}; the ledger has {size}, from 0 on")
 
 
-def loss_in(database: Path, checkpoints: Checkpoints) -> Loss | None:
+def loss_in(database: TreeDatabase, checkpoints: Checkpoints) -> Loss | None:
     """Say what the database lacks of what was published, or None."""
     with _reading(database) as connection:
         return checkpoints.loss(connection)
 
 
 @contextmanager
-def _reading(database: Path) -> Generator[sqlite3.Connection]:
-    if not database.is_file():
-        raise LedgerUnavailable(f"there is no ledger at {database}; nothing was called yet")
-    connection = read_only(database)
-    try:
+def _reading(database: TreeDatabase) -> Generator[SqlConnection]:
+    if not database.exists():
+        raise LedgerUnavailable(f"there is no ledger at {database.name}; nothing was called yet")
+    with database.reading() as connection:
         yield connection
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"{database.name} cannot be read ({cause(error)})") from error
-    finally:
-        connection.close()
 
 
 def _published(text: str) -> tuple[Note, Checkpoint]:
@@ -99,7 +92,7 @@ def _published(text: str) -> tuple[Note, Checkpoint]:
         raise LedgerUnavailable(_OTHERWISE) from error
 
 
-def _hashes(connection: sqlite3.Connection, entry: int, size: int) -> tuple[bytes, ...]:
+def _hashes(connection: SqlConnection, entry: int, size: int) -> tuple[bytes, ...]:
     try:
         return tuple(inclusion_proof(entry, size, StoredHashes(connection)))
     except ValueError as error:

@@ -105,6 +105,22 @@ class LogKey:
         """Sign `message` (RFC 8032)."""
         return self._private.sign(message)
 
+    def seed(self) -> bytes:
+        """Give the private key itself (RFC 8032), to be sealed at once."""
+        return self._private.private_bytes_raw()
+
+    @classmethod
+    def of_seed(cls, verifier: str, seed: bytes) -> "LogKey":
+        """Make the key of `verifier` again from what `seed` gave.
+
+        Raises:
+            ValueError: it is another key's.
+        """
+        key = cls(verifier.partition("+")[0], Ed25519PrivateKey.from_private_bytes(seed))
+        if f"{key.verifier}" != verifier:
+            raise ValueError("it is another key's")
+        return key
+
     def derived(self, purpose: str) -> bytes:
         """Give a secret for another `purpose`, from which nobody can tell this key (RFC 5869)."""
         known = HKDF(algorithm=SHA256(), length=_SEED_BYTES, salt=None, info=purpose.encode())

@@ -5,8 +5,8 @@ one rule says how it goes on, whoever has the writers' lock next: with the entry
 without it, there was none. Each step may be the last before a power cut.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from sqlite3 import Connection
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from sqlalchemy import desc, select
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries
 from toolgate.backends.log_key import LogKey, sync_folder
+from toolgate.backends.sql_connection import SqlConnection
 from toolgate.backends.sql_tables import ENTRY, Prepared
 from toolgate.core.errors import LedgerUnavailable
 
@@ -23,17 +24,26 @@ _LAST = Prepared(
 )
 
 
-def begin_rotation(batch: Batch, entries: Entries, file: Path) -> tuple[int, LogKey]:
+def begin_rotation(
+    batch: Batch, entries: Entries, file: Path, share: Callable[[Batch, LogKey], None] | None = None
+) -> tuple[int, LogKey]:
     """Make the key that is to follow the one in `file`, and record it; the next checkpoint finishes this.
 
+    Where other machines have the key, too, it is to be found in the same transaction: `share` sees to that.
+
     Raises:
-        LedgerUnavailable: an earlier rotation waits to be finished.
+        LedgerUnavailable: an earlier rotation waits to be finished, or another machine has changed the key.
     """
     old = LogKey.read(file)
     new = LogKey.new(old.verifier.name)
-    if _next(file).exists() and str(LogKey.read(_next(file)).verifier) == _last(batch.find(_LAST, {})):
+    waiting = LogKey.read(next_file(file)) if next_file(file).exists() else None
+    if waiting is not None and str(waiting.verifier) == _last(batch.find(_LAST, {})):
         raise LedgerUnavailable("an earlier change of the key is not finished; run it again")
-    new.keep(_next(file))
+    if _last(batch.find(_LAST, {})) not in {"", str(old.verifier)}:
+        raise LedgerUnavailable("another gate has changed the key; run it again once this one has it")
+    new.keep(next_file(file))
+    if share is not None:
+        share(batch, new)
     endorsed = old.endorse(new.verifier)
     entry = entries.bare(
         "key_rotate", "rotated", old=str(old.verifier), new=str(new.verifier), endorsed=endorsed
@@ -41,14 +51,19 @@ def begin_rotation(batch: Batch, entries: Entries, file: Path) -> tuple[int, Log
     return batch.append(entry), new
 
 
-def next_key(connection: Connection, file: Path | None) -> LogKey | None:
+def key_in_force(connection: SqlConnection) -> str:
+    """Give the verifier key of the last change of the key; an empty text where there was none."""
+    return _last(_LAST.on(connection).fetchone())
+
+
+def next_key(connection: SqlConnection, file: Path | None) -> LogKey | None:
     """Give the key that the ledger says is to follow the one in `file`; one that it does not know goes."""
-    if file is None or not _next(file).exists():
+    if file is None or not next_file(file).exists():
         return None
-    key = LogKey.read(_next(file))
-    if _last(connection.execute(_LAST.text, _LAST.fixed).fetchone()) == str(key.verifier):
+    key = LogKey.read(next_file(file))
+    if key_in_force(connection) == str(key.verifier):
         return key
-    _next(file).unlink()
+    next_file(file).unlink()
     return None
 
 
@@ -56,12 +71,13 @@ def finish_rotation(file: Path, old: LogKey, new: LogKey) -> LogKey:
     """Put the new key in the place of the old one, which is kept beside it; gives the new one."""
     old.keep(file.with_name(f"{file.name}.{old.verifier.id.hex()}"))
     new.show(file)
-    _next(file).replace(file)
+    next_file(file).replace(file)
     sync_folder(file)
     return LogKey.read(file)
 
 
-def _next(file: Path) -> Path:
+def next_file(file: Path) -> Path:
+    """Where the key lies that is to follow the one in `file`."""
     return file.with_name(f"{file.name}.next")
 
 

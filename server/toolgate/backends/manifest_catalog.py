@@ -11,6 +11,7 @@ from pydantic import Field, PydanticUserError, ValidationError
 
 from toolgate.adapter import Adapter, Admitted, AnyOperation, Connector, Content, System
 from toolgate.backends.adapters_installed import adapter_named
+from toolgate.backends.audit_tools import AuditAdapter, audit_adapter
 from toolgate.backends.offers import Address, clashes, complaints
 from toolgate.core.arguments import Schema, closed, out_of_bounds
 from toolgate.core.canonical import digest
@@ -80,10 +81,11 @@ class Registry:
 
     Args:
         root: the deployment's folder, from which paths in manifests begin.
+        audit: the gate's own adapter, which no entry point brings: it reads the ledger.
     """
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        self.folder, self._root = folder, root
+    def __init__(self, folder: Path, root: Path, audit: AuditAdapter | None = None) -> None:
+        self.folder, self._root, self._own = folder, root, audit or audit_adapter()
         self._connections: dict[str, tuple[Adapter[Any], System, Connector[Any]]] = {}
         self._retired: list[Connector[Any]] = []
 
@@ -103,7 +105,7 @@ class Registry:
                 faults.append(_fault(file, "file", f"cannot be read ({error})", "save it as UTF-8"))
                 continue
             texts[file.name] = text
-            found = _Reader(file, faults).manifest(text)
+            found = _Reader(file, faults).manifest(text, self._own)
             if found is not None:
                 tools.extend(self._admit(file, *found, faults))
         faults.extend(_fault(self.folder, *clash) for clash in clashes(tools))
@@ -113,9 +115,7 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for *_, connector in self._connections.values():
-            await connector.aclose()
-        for connector in self._retired:
+        for connector in (*(known[2] for known in self._connections.values()), *self._retired):
             await connector.aclose()
 
     def _admit(
@@ -171,7 +171,7 @@ class _Reader:
         self._file, self._faults = file, faults
         self.clean = True
 
-    def manifest(self, text: str) -> tuple[Manifest, Adapter[Any]] | None:
+    def manifest(self, text: str, own: AuditAdapter) -> tuple[Manifest, Adapter[Any]] | None:
         if not _NAME.fullmatch(self._file.stem):
             self._tell("file", "its name is the system's, and cannot be shown to clients", _ALPHABET)
         try:
@@ -182,7 +182,7 @@ class _Reader:
         manifest = self._checked(document)
         if manifest is None:
             return None
-        adapter, problem = adapter_named(manifest.adapter)
+        adapter, problem = adapter_named(manifest.adapter, own)
         if adapter is None:
             self._tell("adapter", problem, "install the distribution that brings it")
             return None

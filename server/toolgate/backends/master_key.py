@@ -48,7 +48,7 @@ def new_key(keystore: Path, *, passphrase: SecretStr | None, dev: bool) -> tuple
     if _keyring_usable():
         return _new_in_keyring(f"{keystore.resolve()}")
     if passphrase is not None:
-        return _new_of(passphrase)
+        return key_of_passphrase(passphrase)
     if dev:
         return _new_in_file(keystore.with_suffix(".key"))
     raise CredentialUnavailable(
@@ -67,7 +67,7 @@ def next_key(origin: KeyOrigin, keystore: Path, *, passphrase: SecretStr | None)
         CredentialUnavailable: it was made of a passphrase, and there is no new one; or its place took none.
     """
     if passphrase is not None:
-        return _new_of(passphrase)
+        return key_of_passphrase(passphrase)
     mark = secrets.token_hex(4)
     match origin.source:
         case "keyring":
@@ -121,9 +121,15 @@ def _new_in_keyring(name: str) -> tuple[KeyOrigin, bytes]:
     return KeyOrigin(source="keyring", name=name), key
 
 
-def _new_of(passphrase: SecretStr) -> tuple[KeyOrigin, bytes]:
+def origin_of_salt(salt: str) -> KeyOrigin:
+    """Say how a key was made of a passphrase and `salt`, at the costs of this program and no others."""
+    return KeyOrigin(source="passphrase", name="", salt=salt)
+
+
+def key_of_passphrase(passphrase: SecretStr) -> tuple[KeyOrigin, bytes]:
+    """Make a key of a passphrase, with a new salt."""
     salt = base64.b64encode(os.urandom(16)).decode()
-    origin = KeyOrigin(source="passphrase", name="", salt=salt)
+    origin = origin_of_salt(salt)
     return origin, _stretched(origin, passphrase)
 
 

@@ -7,12 +7,14 @@ is alive, stopped in mid-call say, may still send: nobody else may conclude that
 import fcntl
 import os
 import secrets
-import sqlite3
+import socket
 from collections.abc import Container
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import and_, or_, select, union
 
+from toolgate.backends.sql_connection import SqlConnection
 from toolgate.backends.sql_tables import CLAIM, LEASE, VAULT_RUN, Prepared
 
 _NEEDED = Prepared(
@@ -26,8 +28,25 @@ _NEEDED = Prepared(
 )
 
 
-class Owners:
-    """The owners of one database, of which this process is one. All but leaving is done in a writer's turn.
+class Owners(Protocol):
+    """The writing processes of one ledger, of which this is one."""
+
+    @property
+    def me(self) -> str:
+        """This process, as claims name it."""
+        ...
+
+    def is_gone(self, owner: str) -> bool:
+        """Whether the process that was `owner` has ended. Asked inside a transaction."""
+        ...
+
+    def has_ended(self, owner: str) -> bool:
+        """The same, of one that may have left with all that showed it was there."""
+        ...
+
+
+class FileOwners:
+    """The owners of one database file. All but leaving is done in a writer's turn.
 
     Args:
         folder: where their files lie, beside the database; made when it is not there.
@@ -46,6 +65,10 @@ class Owners:
     def is_gone(self, owner: str) -> bool:
         """Whether the process that was `owner` has ended."""
         return owner != self.me and is_gone(self._folder, owner)
+
+    def has_ended(self, owner: str) -> bool:
+        """Whether the process that was `owner` has ended, or has left and taken its file away."""
+        return not (self._folder / owner).exists() or self.is_gone(owner)
 
     def still_here(self) -> bool:
         """Whether others can see that this process is alive; not when somebody has removed its file."""
@@ -82,6 +105,11 @@ def is_gone(folder: Path, owner: str) -> bool:
     return True
 
 
-def owners_needed(connection: sqlite3.Connection) -> set[str]:
+def here() -> str:
+    """Name this process for people: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def owners_needed(connection: SqlConnection) -> set[str]:
     """Give the owners of calls that may still be sent, and of leases that may still live."""
-    return {row[0] for row in connection.execute(_NEEDED.text, _NEEDED.fixed)}
+    return {row[0] for row in _NEEDED.on(connection)}

@@ -1,21 +1,31 @@
 """Reads which versions of the policy were activated, and what is in them; never in the writer's way."""
 
 import hashlib
-import sqlite3
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
-from sqlalchemy import bindparam, desc, func, select, text
+from sqlalchemy import (
+    Connection,
+    Executable,
+    RowMapping,
+    bindparam,
+    desc,
+    func,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.exc import SQLAlchemyError
 
-from toolgate.backends.audit_views import VIEWS
+from toolgate.backends.audit_queries import with_views
+from toolgate.backends.ledger_database import LedgerDatabase
 from toolgate.backends.ledger_entries import moment
+from toolgate.backends.sql_connection import cause
 from toolgate.backends.sql_tables import ACTIVATION, ENTRY, VERSION, Prepared
-from toolgate.backends.sqlite_files import cause, fault_in_database, read_only
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
 
 SHORT: Final = 12
@@ -35,16 +45,19 @@ _SAID: Final = (
     .order_by(desc(ACTIVATION.c.entry))
 )
 """Activations, newest first, with what the ledger says of them."""
-LAST_ENFORCED: Final = Prepared(_SAID.where(ACTIVATION.c.mode == "enforced").limit(1))
-LAST_SHADOW: Final = Prepared(_SAID.where(ACTIVATION.c.mode != "enforced").limit(1))
-FILES: Final = Prepared(select(VERSION.c.files).where(VERSION.c.digest == bindparam("digest")))
-LAST_SAID: Final = Prepared(text("SELECT max(idx) AS entry FROM ledger_entry WHERE kind = 'policy'"))
+_ENFORCED: Final = _SAID.where(ACTIVATION.c.mode == "enforced").limit(1)
+_SHADOW: Final = _SAID.where(ACTIVATION.c.mode != "enforced").limit(1)
+_FILES: Final = select(VERSION.c.files).where(VERSION.c.digest == bindparam("digest"))
+_LAST_SAID: Final = text("SELECT max(idx) AS entry FROM ledger_entry WHERE kind = 'policy'")
 """The newest entry about a version; a condition that the index on rare kinds is for."""
-_TABLE: Final = Prepared(text("SELECT 1 FROM sqlite_master WHERE name = 'policy_activation'"))
-_NEWEST: Final = Prepared(select(func.max(ACTIVATION.c.entry)))
-_NAMED: Final = Prepared(select(VERSION.c.digest).where(VERSION.c.digest.startswith(bindparam("begins"))))
-_BEFORE: Final = Prepared(select(ACTIVATION.c.previous).where(ACTIVATION.c.entry == bindparam("entry")))
-_VERSIONS: Final = Prepared(select(VERSION.c.digest, VERSION.c.at).order_by(desc(VERSION.c.at)))
+LAST_ENFORCED: Final = Prepared(_ENFORCED)
+LAST_SHADOW: Final = Prepared(_SHADOW)
+FILES: Final = Prepared(_FILES)
+LAST_SAID: Final = Prepared(_LAST_SAID)
+_NEWEST: Final = select(func.max(ACTIVATION.c.entry).label("entry"))
+_NAMED: Final = select(VERSION.c.digest).where(VERSION.c.digest.startswith(bindparam("begins")))
+_BEFORE: Final = select(ACTIVATION.c.previous).where(ACTIVATION.c.entry == bindparam("entry"))
+_VERSIONS: Final = select(VERSION.c.digest, VERSION.c.at).order_by(desc(VERSION.c.at))
 _MODES: Final = {
     "activated": "enforced",
     "rolled_back": "enforced",
@@ -101,33 +114,38 @@ class Version:
     """What became of it, newest first."""
 
 
+class Named(Protocol):
+    """A row whose values have names, of whichever driver."""
+
+    def __getitem__(self, name: str, /) -> Any: ...  # noqa: ANN401 - what a column has
+
+
 class StoredPolicies:
-    """Questions to the database at `path`; each opens and closes a read-only connection.
+    """Questions to the ledger's `database`; each opens and closes a read-only connection.
 
     All raise `LedgerUnavailable` where it cannot be read, or does not say what the ledger says.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, database: LedgerDatabase) -> None:
+        self._database = database
 
     def newest(self) -> int | None:
         """Give the entry of the newest activation: one step down an index."""
-        if not self._path.is_file():
+        if not self._database.exists():
             return None
         with self._reading() as connection:
-            newest: int | None = _rows(connection, _NEWEST)[0][0]
+            newest: int | None = _rows(connection, _NEWEST)[0]["entry"]
             return newest
 
     def standing(self) -> Standing:
         """Give which versions have been activated; none in a ledger that is not there yet, or is older."""
-        if not self._path.is_file():
+        if not self._database.exists():
             return Standing()
         with self._reading() as connection:
-            connection.execute("BEGIN")
-            if not _rows(connection, _TABLE):
+            if not inspect(connection).has_table(ACTIVATION.name):
                 return Standing()
-            enforced, shadow = _rows(connection, LAST_ENFORCED), _rows(connection, LAST_SHADOW)
-            said: int | None = _rows(connection, LAST_SAID)[0]["entry"]
+            enforced, shadow = _rows(connection, _ENFORCED), _rows(connection, _SHADOW)
+            said: int | None = _rows(connection, _LAST_SAID)[0]["entry"]
             return standing_of(next(iter(enforced), None), next(iter(shadow), None), said)
 
     def files(self, digest: str) -> dict[str, str]:
@@ -137,7 +155,7 @@ class StoredPolicies:
             NothingRecorded: there is no such version.
         """
         with self._reading() as connection:
-            rows = _rows(connection, FILES, digest=digest)
+            rows = _rows(connection, _FILES, digest=digest)
         if not rows:
             raise NothingRecorded(
                 f"there is no stored policy {digest[:SHORT]}; see: toolgate policy versions"
@@ -177,11 +195,9 @@ class StoredPolicies:
     def versions(self) -> list[Version]:
         """Give all versions, that which was stored last first."""
         with self._reading() as connection:
-            for name in ("audit_names_v1", "audit_policies_v1"):
-                connection.execute(f"CREATE TEMP VIEW {name} AS {VIEWS[name].strip()}")
-            connection.execute("BEGIN")
             told: dict[str, list[Change]] = {}
-            for row in connection.execute("SELECT * FROM audit_policies_v1 ORDER BY entry DESC"):
+            changes = with_views(connection, "SELECT * FROM audit_policies_v1 ORDER BY entry DESC")
+            for row in _rows(connection, changes):
                 told.setdefault(row["policy"], []).append(_change(row))
             return [
                 Version(
@@ -193,16 +209,22 @@ class StoredPolicies:
             ]
 
     @contextmanager
-    def _reading(self) -> Generator[sqlite3.Connection]:
+    def _reading(self) -> Generator[Connection]:
+        """Open a connection for what shall be read from one moment."""
+        database = self._database
         try:
-            with closing(read_only(self._path)) as connection:
+            with database.engine().connect() as connection:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN")  # the driver begins none before a SELECT
+                else:
+                    connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
-        except sqlite3.Error as error:
-            fault = fault_in_database(self._path) if self._path.is_file() else "it is not there"
-            raise LedgerUnavailable(f"{self._path.name}: {fault or cause(error)}") from error
+        except SQLAlchemyError as error:
+            fault = database.fault() if database.exists() else "it is not there"
+            raise LedgerUnavailable(f"{database.name}: {fault or cause(error)}") from error
 
 
-def standing_of(enforced: sqlite3.Row | None, shadow: sqlite3.Row | None, said: int | None) -> Standing:
+def standing_of(enforced: Named | None, shadow: Named | None, said: int | None) -> Standing:
     """Give what the newest row of each place says; `said` is the newest entry about any.
 
     Raises:
@@ -237,7 +259,7 @@ def read_files(digest: str, spelled: bytes) -> dict[str, str]:
     return files
 
 
-def _activation(row: sqlite3.Row) -> Activation:
+def _activation(row: Named) -> Activation:
     body: dict[str, Any] = orjson.loads(row["body"] or b"{}")
     if row["kind"] != "policy" or body["policy"] != row["digest"] or _MODES[row["status"]] != row["mode"]:
         raise LedgerUnavailable(
@@ -252,7 +274,7 @@ def _activation(row: sqlite3.Row) -> Activation:
     )
 
 
-def _change(row: sqlite3.Row) -> Change:
+def _change(row: Named) -> Change:
     return Change(
         entry=row["entry"],
         at=moment(row["at"]),
@@ -264,5 +286,5 @@ def _change(row: sqlite3.Row) -> Change:
     )
 
 
-def _rows(connection: sqlite3.Connection, statement: Prepared, **parameters: str | int) -> list[sqlite3.Row]:
-    return connection.execute(statement.text, statement.fixed | parameters).fetchall()
+def _rows(connection: Connection, statement: Executable, **parameters: str | int) -> Sequence[RowMapping]:
+    return connection.execute(statement, parameters).mappings().all()

@@ -9,6 +9,7 @@ from sqlalchemy import insert
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, Entry, micros
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.policy_stored import (
     FILES,
     LAST_ENFORCED,
@@ -20,7 +21,6 @@ from toolgate.backends.policy_stored import (
     standing_of,
 )
 from toolgate.backends.sql_tables import ACTIVATION, VERSION, Prepared
-from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.canonical import canonical
 from toolgate.core.record import Json, JsonObject
 
@@ -63,7 +63,7 @@ class PolicyVersions:
         now: the clock (UTC).
     """
 
-    def __init__(self, writer: SqliteWriter, entries: Entries, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, writer: LedgerWriter, entries: Entries, *, now: Callable[[], datetime]) -> None:
         self._writer, self._entries, self._now = writer, entries, now
 
     async def activate(self, asked: Asked, put: Put, *, instead_of: str | None = None) -> Recorded | None:

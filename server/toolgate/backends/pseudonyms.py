@@ -7,8 +7,8 @@ from sqlalchemy import bindparam, insert, select
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Names
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.sql_tables import PSEUDONYM, Prepared
-from toolgate.backends.sqlite_writer import SqliteWriter
 from toolgate.core.call import Call, Caller
 from toolgate.core.canonical import canonical
 
@@ -30,9 +30,10 @@ class Pseudonyms:
         random: gives so many random bytes.
     """
 
-    def __init__(self, writer: SqliteWriter, random: Callable[[int], bytes]) -> None:
+    def __init__(self, writer: LedgerWriter, random: Callable[[int], bytes]) -> None:
         self._writer, self._random = writer, random
         self._known: dict[tuple[str, str, str, str], str] = {}
+        self._as_of = 0
 
     async def names(self, call: Call, config: int) -> Names:
         """Give the names for one call.
@@ -51,6 +52,9 @@ class Pseudonyms:
 
     async def of(self, kind: str, caller: Caller, name: str) -> str:
         """Give the pseudonym of `name` under the caller's tenant and issuer."""
+        if self._as_of != (seen := self._writer.erased.generation):
+            self._known.clear()
+            self._as_of = seen
         wanted = (kind, caller.tenant, caller.issuer, name)
         if known := self._known.get(wanted):
             return known
@@ -58,7 +62,8 @@ class Pseudonyms:
         found = await self._writer.begin(lambda batch: self._learn(batch, kind, value))
         if len(self._known) >= _MOST_CACHED:
             self._known.clear()
-        self._known[wanted] = found
+        if self._as_of == self._writer.erased.generation:  # else it may have been erased since
+            self._known[wanted] = found
         return found
 
     def _learn(self, batch: Batch, kind: str, value: bytes) -> str:

@@ -2,18 +2,20 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from toolgate.backends.ledger_database import LedgerDatabase
 from toolgate.backends.ledger_entries import moment
+from toolgate.backends.sql_connection import cause
 from toolgate.backends.sql_runs import LONGEST
-from toolgate.backends.sqlite_files import cause, read_only
 from toolgate.core.call import Caller
 from toolgate.core.decision import Past, Verdict
 from toolgate.core.errors import LedgerUnavailable
@@ -96,12 +98,11 @@ class RecordedCalls:
         LedgerUnavailable: the database cannot be read.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: LedgerDatabase) -> None:
         try:
-            self._connection = read_only(database)
-            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-            self._connection.execute("BEGIN")
-        except sqlite3.Error as error:
+            self._connection = database.engine().connect()
+            self._sqlite = _one_moment(self._connection)
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise LedgerUnavailable(f"{database.name} cannot be read ({cause(error)})") from error
 
     def close(self) -> None:
@@ -149,12 +150,17 @@ class RecordedCalls:
             return said if isinstance(said, str) else None
         return None
 
-    def _rows(self, sql: str, values: Mapping[str, Any]) -> Iterator[sqlite3.Row]:
+    def _rows(self, sql: str, values: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
         try:
-            with closing(self._connection.execute(sql, dict(values))) as cursor:
+            if self._sqlite is None:
+                many = {"yield_per": _ROWS}
+                with self._connection.execute(text(sql), dict(values), execution_options=many) as found:
+                    yield from found
+                return
+            with closing(self._sqlite.execute(sql, dict(values))) as cursor:
                 while rows := cursor.fetchmany(_ROWS):
                     yield from rows
-        except sqlite3.Error as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise LedgerUnavailable(f"the ledger cannot be read ({cause(error)})") from error
 
 
@@ -200,7 +206,19 @@ def caller_then(judgement: RecordedJudgement, person: Person | None, client: Per
     )
 
 
-def _judgement(row: sqlite3.Row) -> RecordedJudgement | NotJudged:
+def _one_moment(connection: Connection) -> sqlite3.Connection | None:
+    """Let a connection read all from the same moment; gives SQLite's own, which reads in bulk much faster."""
+    if connection.dialect.name != "sqlite":
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        return None
+    own: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    own.isolation_level = None
+    own.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+    own.execute("BEGIN")
+    return own
+
+
+def _judgement(row: Sequence[Any]) -> RecordedJudgement | NotJudged:
     idx, at, kind, status, tenant, who, tool, run, call_id, body, arguments, caller = row
     if kind == "refusal" and status not in JUDGED:
         return NotJudged(status)

@@ -3,22 +3,23 @@
 import hashlib
 import json
 import logging
-import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import and_, bindparam, desc, insert, or_, select, update
+from sqlalchemy import and_, bindparam, desc, insert, not_, or_, select, update
 
-from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_batch import Batch, Read
 from toolgate.backends.ledger_entries import micros, moment
 from toolgate.backends.owners import Owners
+from toolgate.backends.sql_connection import SqlRow
 from toolgate.backends.sql_tables import CLAIM, Prepared
 from toolgate.core.call import Call
 from toolgate.core.canonical import canonical
 from toolgate.core.claims import Attempt, EarlierCall, Opened, State
-from toolgate.core.outcome import Outcome, OutcomeOf
+from toolgate.core.outcome import Failed, Outcome, OutcomeOf
 from toolgate.core.record import Json, JsonObject
 from toolgate.core.tool import Tool
 
@@ -27,6 +28,16 @@ log = logging.getLogger(__name__)
 GRACE: Final = timedelta(seconds=90)
 """How long after its timeout a call may be busy recording its end before it is taken for lost: longer than
 `Endings` tries."""
+
+
+LONGEST_GUARD: Final = timedelta(days=1)
+"""How long a call without a key may be taken for a repetition of an earlier one (`guard_window`)."""
+ERASED: Final = Failed(
+    code="erased", detail="whose call it was, and its answer, were erased", retryable=False
+)
+_NOTHING: Final = bytes(32)
+"""In the place of a digest that was erased."""
+_IN_DOUBT: Final = ("in_progress", "unknown")
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,18 @@ class Claims:
     def __init__(self, owners: Owners, kept: timedelta) -> None:
         self._owners, self._kept = owners, kept
 
-    def standing_in_the_way(self, batch: Batch, call: Call, tool: Tool) -> Claimed | None:
-        """Find the claim under the same key or, for a guarded call without one, of an identical call."""
+    def in_the_way_of(self, call: Call, tool: Tool) -> tuple[Read, ...]:
+        """Ask for the claim under the same key or, for a guarded call without one, of an identical call."""
         if call.key is not None:
-            row = batch.find(_BY_KEY, {"key": _key_digest(call, tool)})
-        elif call.again or tool.terms.without_key != "guard" or tool.terms.effect == "read":
-            return None
-        else:
-            since = call.received_at - timedelta(seconds=tool.terms.guard_window)
-            row = batch.find(_ALIKE, {"alike": _alike(call, tool), "since": micros(since)})
+            return (Read(_BY_KEY, {"key": _key_digest(call, tool)}),)
+        if call.again or tool.terms.without_key != "guard" or tool.terms.effect == "read":
+            return ()
+        since = call.received_at - timedelta(seconds=tool.terms.guard_window)
+        return (Read(_ALIKE, {"alike": _alike(call, tool), "since": micros(since)}),)
+
+    def found(self, batch: Batch, reads: Sequence[Read]) -> Claimed | None:
+        """Give the claim that was asked for."""
+        row = batch.answer(reads[0]) if reads else None
         return self.known(row) if row is not None else None
 
     def of_call(self, batch: Batch, call_id: str) -> Claimed | None:
@@ -82,7 +96,7 @@ class Claims:
         row = batch.find(_OF_CALL, {"id_": call_id})
         return self.known(row) if row is not None else None
 
-    def known(self, row: sqlite3.Row) -> Claimed:
+    def known(self, row: SqlRow) -> Claimed:
         """Read a row."""
         state: State = row["state"]
         ended = row["ended"] == 1
@@ -116,7 +130,7 @@ class Claims:
             "request": request,
         }
         if attempt.number > 1:
-            batch.execute(_CLAIM_AGAIN, row | {"id_": attempt.call_id})
+            batch.change(_CLAIM_AGAIN, row | {"id_": attempt.call_id}, attempt.call_id, _alike(call, tool))
             return
         row |= {
             "key": _key_digest(call, tool) if call.key is not None else None,
@@ -131,25 +145,24 @@ class Claims:
             "outcome": None,
             "remembered": None,
         }
-        batch.execute(_CLAIM, row)
+        batch.change(_CLAIM, row, row["call_id"], row["key"], row["alike"])
 
-    def owns(self, batch: Batch, call_id: str, attempt: int, owner: str | None = None) -> bool:
-        """Whether an attempt is still its owner's to end."""
-        asked = {"id_": call_id, "attempt_": attempt, "owner_": owner or self._owners.me}
-        return batch.find(_OWNS, asked) is not None
+    def owning(self, opened: Opened, owner: str) -> Read:
+        """Ask whether an attempt is still its owner's to end."""
+        return Read(_OWNS, {"id_": opened.call_id, "attempt_": opened.attempt, "owner_": owner})
 
     def remember(self, batch: Batch, opened: Opened, value: JsonObject) -> bool:
         """Keep a value with the attempt; False when it owns the claim no more."""
-        if not self.owns(batch, opened.call_id, opened.attempt):
+        if batch.answer(self.owning(opened, self._owners.me)) is None:
             return False
         kept = {"id_": opened.call_id, "attempt_": opened.attempt, "remembered": canonical(value)}
-        return batch.execute(_REMEMBER, kept).rowcount == 1
+        return batch.change(_REMEMBER, kept, opened.call_id).rowcount == 1
 
     def settle(self, batch: Batch, opened: Opened, settled: Settlement, end: int) -> None:
         """Let the owner of an attempt end its claim by the entry `end`."""
         statement = _LEAVE_OPEN if settled.state == "unknown" else _SETTLE
         row = {"id_": opened.call_id, "attempt_": opened.attempt, "end": end}
-        batch.execute(statement, row | vars(settled))
+        batch.change(statement, row | vars(settled), opened.call_id)
 
     def is_newly_gone(self, claimed: Claimed) -> bool:
         """Whether a lost call's owner, which was alive when it was lost, has ended without a word since."""
@@ -159,23 +172,40 @@ class Claims:
     def note_end(self, batch: Batch, call_id: str, attempt: int, owner: str, until: int) -> None:
         """Keep that an attempt which was taken for lost has ended after all: the quiet period begins now."""
         row = {"id_": call_id, "attempt_": attempt, "owner_": owner, "until": until}
-        batch.execute(_NOTE_END, row)
+        batch.change(_NOTE_END, row, call_id)
 
     def lose(self, batch: Batch, earlier: EarlierCall, outcome: Outcome, end: int, until: datetime) -> bool:
         """Take an attempt for lost; False when its owner ended it meanwhile."""
         ended = int(earlier.owner_gone)
         lost = {"end": end, "outcome": stored(outcome), "until": micros(until), "ended": ended}
-        return batch.execute(_LOSE, lost | _attempt(earlier)).rowcount == 1
+        return batch.change(_LOSE, lost | _attempt(earlier), earlier.call_id).rowcount == 1
 
     def ask(self, batch: Batch, earlier: EarlierCall, now: datetime, pause: timedelta) -> bool:
         """Take the turn to ask a system about an unknown call; False when somebody did a moment ago."""
         asked = {"now": micros(now), "before": micros(now - pause)}
-        return batch.execute(_ASK, asked | _attempt(earlier)).rowcount == 1
+        return batch.change(_ASK, asked | _attempt(earlier), earlier.call_id).rowcount == 1
+
+    def forget(self, batch: Batch, call_id: str, now: datetime) -> int:
+        """Remove all that a settled claim keeps of somebody who is erased; gives how many claims that were.
+
+        The digest of the key stays, so that its call is never run a second time, and for as long as a call
+        without a key may be taken for a repetition the digest by which that is seen. What is in doubt stays
+        whole, because its system may have to be asked; it is forgotten when it is settled.
+        """
+        whose = {"id_": call_id, "before": micros(now - LONGEST_GUARD)}
+        young = {"outcome": stored(ERASED), "soon": micros(now + LONGEST_GUARD)}
+        forgotten = batch.execute(_FORGET, whose).rowcount
+        return forgotten + batch.execute(_FORGET_YOUNG, whose | young).rowcount
+
+    def is_in_doubt(self, batch: Batch, call_id: str, intent: int) -> bool:
+        """Whether it is not known yet what becomes, or became, of a call that was last begun by `intent`."""
+        row = batch.find(_OF_CALL, {"id_": call_id})
+        return row is not None and row["intent"] == intent and row["state"] in _IN_DOUBT
 
     def resolve(self, batch: Batch, earlier: EarlierCall, outcome: Outcome, state: State, end: int) -> bool:
         """Say what became of an unknown call; False when it is unknown no more."""
         resolved = {"state": state, "end": end, "outcome": stored(outcome)}
-        return batch.execute(_RESOLVE, resolved | _attempt(earlier)).rowcount == 1
+        return batch.change(_RESOLVE, resolved | _attempt(earlier), earlier.call_id).rowcount == 1
 
 
 def stored(outcome: Outcome) -> bytes:
@@ -269,4 +299,21 @@ _RESOLVE = Prepared(
     update(CLAIM)
     .where(_UNKNOWN)
     .values(state=bindparam("state"), end=bindparam("end"), outcome=bindparam("outcome"), request=None)
+)
+_TO_FORGET = and_(
+    CLAIM.c.call_id == bindparam("id_"),
+    *(CLAIM.c.state != state for state in _IN_DOUBT),
+    CLAIM.c.fingerprint != _NOTHING,
+)
+_IS_YOUNG = and_(CLAIM.c.state == "succeeded", CLAIM.c.opened_at >= bindparam("before"))
+_EMPTIED: Final[dict[str, Any]] = {"request": None, "remembered": None, "fingerprint": _NOTHING}
+_FORGET = Prepared(
+    update(CLAIM)
+    .where(_TO_FORGET, not_(_IS_YOUNG))
+    .values(state="expired", outcome=None, alike=_NOTHING, **_EMPTIED)
+)
+_FORGET_YOUNG = Prepared(
+    update(CLAIM)
+    .where(_TO_FORGET, _IS_YOUNG)
+    .values(outcome=bindparam("outcome"), expires_at=bindparam("soon"), **_EMPTIED)
 )

@@ -1,6 +1,5 @@
 """Calls of which nobody knows what became: taken for lost, asked about and resolved, each by an entry."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -11,9 +10,10 @@ from sqlalchemy import ColumnElement, Integer, and_, bindparam, or_, select, upd
 from toolgate.backends.lease_rows import LeaseRows
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries, micros
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.sql_claims import Claimed, Claims
-from toolgate.backends.sql_tables import CLAIM, Prepared
-from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.backends.sql_connection import SqlRow
+from toolgate.backends.sql_tables import CLAIM, ENTRY, Prepared
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import LOST, Asked, Doubtful, EarlierCall, Finding, State
 from toolgate.core.errors import NothingRecorded
@@ -48,7 +48,7 @@ class SqlDoubts:
     """
 
     def __init__(
-        self, writer: SqliteWriter, entries: Entries, claims: Claims, *, now: Callable[[], datetime]
+        self, writer: LedgerWriter, entries: Entries, claims: Claims, *, now: Callable[[], datetime]
     ) -> None:
         self._writer, self._entries, self._claims, self._now = writer, entries, claims, now
         self._leases = LeaseRows()
@@ -110,6 +110,7 @@ class SqlDoubts:
             if state is not None:
                 outcome = finding.outcome if finding.outcome is not None else NOTHING_THERE
                 self._claims.resolve(batch, earlier, outcome, state, end)
+                self._forget_if_erased(batch, claimed)
 
         await self._writer.write(work)
 
@@ -133,6 +134,7 @@ class SqlDoubts:
             settled: Outcome = outcome if outcome is not None else RESOLVED_AS_NOTHING
             state: State = "succeeded" if outcome is not None else "failed_retriable"
             self._claims.resolve(batch, earlier, settled, state, end)
+            self._forget_if_erased(batch, claimed)
             return end
 
         resolved = await self._writer.write(work)
@@ -173,13 +175,24 @@ class SqlDoubts:
         return await self._writer.write(work)
 
     async def expire(self) -> int:
-        """Forget answers whose time is over; their keys stay, and are refused from then on."""
+        """Forget answers whose time is over; their keys stay, and are refused from then on.
+
+        What tells that a call without a key is a repetition is of no use any more, and goes too.
+        """
         parameters = {"now": micros(self._now())}
         parameters["most"] = _MOST_EXPIRED
         return await self._writer.write(lambda batch: batch.execute(_EXPIRE, parameters).rowcount)
 
+    def _forget_if_erased(self, batch: Batch, claimed: Claimed) -> None:
+        if not batch.erased:
+            return
+        batch.flush()
+        intent = batch.find(_INTENT, {"idx_": claimed.earlier.intent})
+        if intent is not None and batch.erased.named_in(intent["body"]):
+            self._claims.forget(batch, claimed.earlier.call_id, self._now())
+
     def _read(self, batch: Batch, statement: Prepared, parameters: dict[str, Any]) -> list[Claimed]:
-        rows: list[sqlite3.Row] = batch.execute(statement, parameters).fetchall()
+        rows: list[SqlRow] = batch.execute(statement, parameters).fetchall()
         return [self._claims.known(row) for row in rows]
 
 
@@ -196,6 +209,7 @@ def _doubtful(claimed: Claimed, now: datetime) -> Doubtful:
     return Doubtful(earlier=earlier, tool=claimed.tool, call=call)
 
 
+_INTENT = Prepared(select(ENTRY.c.body).where(ENTRY.c.idx == bindparam("idx_")))
 _IN_PROGRESS = Prepared(
     select(CLAIM).where(CLAIM.c.state == "in_progress").order_by(CLAIM.c.until).limit(bindparam("most"))
 )
@@ -224,5 +238,5 @@ _EXPIRE = Prepared(
             .limit(bindparam("most"))
         )
     )
-    .values(state="expired", outcome=None, remembered=None)
+    .values(state="expired", outcome=None, remembered=None, alike=bytes(32))
 )

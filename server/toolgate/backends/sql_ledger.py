@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,16 +10,18 @@ from functools import partial
 from typing import Final
 
 import orjson
+from sqlalchemy import bindparam, select
 
 from toolgate.backends.endings import Ending, Endings
 from toolgate.backends.governing import Governing
-from toolgate.backends.ledger_batch import Batch
+from toolgate.backends.ledger_batch import Batch, Read
 from toolgate.backends.ledger_entries import Entries, Entry, Names, micros
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.pseudonyms import Pseudonyms
 from toolgate.backends.sql_claims import GRACE, Claims, Settlement, stored
 from toolgate.backends.sql_doubts import SqlDoubts
 from toolgate.backends.sql_runs import earlier_calls
-from toolgate.backends.sqlite_writer import SqliteWriter
+from toolgate.backends.sql_tables import ENTRY, Prepared
 from toolgate.core.call import Call
 from toolgate.core.claims import (
     Attempt,
@@ -47,6 +50,17 @@ WAIT: Final = 2.0
 FIRST_LOOK, LONGEST_LOOK = 0.02, 0.2
 """Seconds between two looks whether another process has ended a call."""
 
+_WHO = Prepared(select(ENTRY.c.who).where(ENTRY.c.idx == bindparam("idx_")))
+_USED_AND_ERASED: Final = Refused(
+    code="idempotency_key_expired",
+    detail="this key was used, and its answer is no longer kept; use a new key for a new call",
+)
+_ALIKE_AND_ERASED: Final = Refused(
+    code="duplicate_suspected",
+    detail="an identical call was made a short time ago, and its answer is no longer kept. To run it again "
+    'on purpose, send an idempotency key, or _meta["dev.toolgate/again"] = true',
+)
+
 
 class SqlLedger:
     """Writes entries and settles claims through one writer.
@@ -61,7 +75,7 @@ class SqlLedger:
 
     def __init__(  # noqa: PLR0913 - each is one part of a ledger
         self,
-        writer: SqliteWriter,
+        writer: LedgerWriter,
         entries: Entries,
         pseudonyms: Pseudonyms,
         claims: Claims,
@@ -89,14 +103,16 @@ class SqlLedger:
         return await self._writer.begin(lambda batch: self._earlier(batch, call, tool, run, who))
 
     def _earlier(self, batch: Batch, call: Call, tool: Tool, run: str, who: str) -> tuple[Past, ...] | None:
-        claimed = self._claims.standing_in_the_way(batch, call, tool) if call.key is not None else None
+        reads = self._claims.in_the_way_of(call, tool) if call.key is not None else ()
+        claimed = self._claims.found(batch, reads)
         return earlier_calls(batch, run, who, but=claimed.earlier.call_id if claimed is not None else None)
 
     async def open(
         self, call: Call, tool: Tool, decision: Decision, book: Rulebook, *, last_word: bool = False
     ) -> Opened | Answer | InDoubt | RunMovedOn:
         """Record the intent and claim the key in one transaction, or give the answer of an earlier call."""
-        asked = _Asked(call, tool, decision, await self._names(call, book), last_word)
+        since, reads = time.monotonic(), self._claims.in_the_way_of(call, tool)
+        asked = _Asked(call, tool, decision, await self._names(call, book), reads, last_word)
         opened: Opened | Answer | InDoubt | Busy | RunMovedOn
         if call.key is None and tool.terms.effect == "read":
             opened = await self._open_unclaimed(asked)
@@ -105,8 +121,12 @@ class SqlLedger:
         if isinstance(opened, Busy):
             opened = await self._after_the_first(asked, opened)
         if isinstance(opened, Opened):
-            self._running[opened.intent] = _Running(asked.names)
+            self._running[opened.intent] = _Running(asked.names, since)
         return opened
+
+    def may_act(self, opened: Opened) -> bool:
+        """Whether the others have seen that this process is alive for as long as the attempt is open."""
+        return self._writer.may_act(self._running[opened.intent].since)
 
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         """Keep what the adapter must know again if this attempt dies after its send."""
@@ -143,8 +163,17 @@ class SqlLedger:
         self, call: Call, tool: Tool | None, refused: Refused, decision: Decision | None, book: Rulebook
     ) -> int:
         """Record that nothing was done, and why; gives the entry."""
-        entry = self._entries.refusal(call, tool, refused, decision, await self._names(call, book))
-        return await self._writer.begin(lambda batch: batch.append(entry))
+        index = None
+        while index is None:  # until no erasure comes between the names and their entry
+            names = await self._names(call, book)
+            entry = self._entries.refusal(call, tool, refused, decision, names)
+            index = await self._writer.begin(partial(_unless_erased, entry, names))
+        return index
+
+    def names_of(self, intent: int) -> Names | None:
+        """Give the names in the intent of a call that runs in this process."""
+        running = self._running.get(intent)
+        return None if running is None else running.names
 
     async def note_rejected(self, rejected: Sequence[Rejected]) -> None:
         """Record which sources came with tokens that were refused; an address is kept beside the tree."""
@@ -176,7 +205,12 @@ class SqlLedger:
         return Opened(call_id=asked.call.id, intent=intent, claimed=False, remembered={})
 
     def _has_moved_on(self, batch: Batch, asked: "_Asked") -> bool:
-        """Whether the run's earlier calls, which the decision looked at, are no longer all of them."""
+        """Whether the run's earlier calls, which the decision looked at, are no longer all of them.
+
+        So it is, too, where the names under which it was looked up stand for nobody any more.
+        """
+        if batch.erased.any_of(asked.names):
+            return True
         if asked.decision.run is None:
             return False
         run, who = asked.names.run, asked.names.who
@@ -184,12 +218,11 @@ class SqlLedger:
 
     async def _after_the_first(self, asked: "_Asked", busy: Busy) -> Opened | Answer | InDoubt | RunMovedOn:
         """Wait a bounded time for the first call under the key, whichever process runs it."""
-        time = asyncio.get_running_loop().time
-        give_up, pause = time() + self._wait, FIRST_LOOK
-        while (left := give_up - time()) > 0:
+        give_up, pause = time.monotonic() + self._wait, FIRST_LOOK
+        while (left := give_up - time.monotonic()) > 0:
             running = self._running.get(busy.intent)
             if running is None:  # another process's: we have to look
-                await asyncio.sleep(min(pause, left))
+                await self._writer.some_end(busy.intent, min(pause, left))
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(running.ended.wait(), left)
@@ -205,11 +238,11 @@ class SqlLedger:
                 self._closing.add(closing := asyncio.ensure_future(self._close_unsent(asked, opened)))
                 closing.add_done_callback(self._closing.discard)
 
-        return await self._writer.begin(partial(self._try_to_open, asked), given_up)
+        return await self._writer.begin(partial(self._try_to_open, asked), *asked.reads, given_up=given_up)
 
     async def _close_unsent(self, asked: "_Asked", opened: Opened) -> None:
         """End a call whose intent became durable when its caller had been told already that nothing was."""
-        self._running[opened.intent] = _Running(asked.names)
+        self._running[opened.intent] = _Running(asked.names, time.monotonic())
         unsent = Failed(code="cancelled_before_send", detail="the disk was too slow", retryable=True)
         with contextlib.suppress(LedgerUnavailable):  # then its end is kept outside
             await self.close(asked.call, asked.tool, opened, unsent)
@@ -218,9 +251,13 @@ class SqlLedger:
         self, asked: "_Asked", batch: Batch
     ) -> Opened | Answer | InDoubt | Busy | RunMovedOn:
         call, tool = asked.call, asked.tool
-        claimed = self._claims.standing_in_the_way(batch, call, tool)
+        if batch.erased.any_of(asked.names):
+            return RunMovedOn()
+        claimed = self._claims.found(batch, asked.reads)
         if claimed is None:
             return self._claim(batch, asked, self._first(asked))
+        if batch.erased and self._is_nobodys(batch, claimed.earlier):
+            return self._refused_as_erased(batch, asked)
         earlier = self._doubts.seen(batch, claimed, tool).earlier
         if call.key is None:
             return self._repeated(batch, asked, answer_to_repetition(earlier, call))
@@ -235,6 +272,21 @@ class SqlLedger:
                 return self._repeated(batch, asked, answer)
             case Busy() as busy:
                 return busy
+
+    def _is_nobodys(self, batch: Batch, earlier: EarlierCall) -> bool:
+        """Whether the caller of an earlier call was erased."""
+        batch.flush()
+        row = batch.find(_WHO, {"idx_": earlier.intent})
+        return row is not None and row["who"] in batch.erased
+
+    def _refused_as_erased(self, batch: Batch, asked: "_Asked") -> Answer:
+        """Refuse to repeat a call of somebody who was erased since; nothing names that call.
+
+        An entry that did would tell whom the erased pseudonym stood for.
+        """
+        refused = _USED_AND_ERASED if asked.call.key is not None else _ALIKE_AND_ERASED
+        entry = self._entries.refusal(asked.call, asked.tool, refused, asked.decision, asked.names)
+        return Answer(outcome=refused, call_id=asked.call.id, entry=batch.append(entry))
 
     def _claim(self, batch: Batch, asked: "_Asked", attempt: Attempt) -> Opened | RunMovedOn:
         if self._has_moved_on(batch, asked):
@@ -275,7 +327,12 @@ class SqlLedger:
         )
 
     def _lapse(self, tool: Tool) -> datetime:
-        return self._now() + timedelta(seconds=tool.terms.timeout) + GRACE
+        waits = 2 if tool.terms.witnessed else 1  # for its witnesses first, and then for the system
+        return self._now() + timedelta(seconds=waits * tool.terms.timeout) + GRACE
+
+
+def _unless_erased(entry: Entry, names: Names, batch: Batch) -> int | None:
+    return None if batch.erased.any_of(names) else batch.append(entry)
 
 
 @dataclass(frozen=True)
@@ -283,6 +340,8 @@ class _Running:
     """A call that runs in this process."""
 
     names: Names
+    since: float
+    """When it began to be opened, on the monotonic clock."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -294,6 +353,8 @@ class _Asked:
     tool: Tool
     decision: Decision
     names: Names
+    reads: tuple[Read, ...]
+    """For the claim that may stand in the way."""
     last_word: bool
 
     @property

@@ -4,15 +4,27 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Text, cast, func, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+)
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import NullType
 
+from toolgate.backends.audit_dialects import DIALECTS
+from toolgate.backends.audit_erased import as_json, gone
+from toolgate.backends.ledger_database import LedgerDatabase, demand
 from toolgate.backends.ledger_entries import moment
 from toolgate.backends.sql_tables import CLAIM, ENTRY, PAYLOAD, PSEUDONYM
-from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.record import JsonObject
 
@@ -57,18 +69,16 @@ class DoubtfulCall:
 
 
 class SqlRecords:
-    """Questions to the ledger in the database at `path`; each opens and closes a read-only connection."""
+    """Questions to the ledger in `database`; each opens and closes a read-only connection."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise LedgerUnavailable(f"there is no ledger at {path}; nothing was called yet")
-        self._engine = reader(path)
+    def __init__(self, database: LedgerDatabase) -> None:
+        self._engine = demand(database)
 
     def calls(self, *, most: int, subject: str | None, tool: str | None) -> list[RecordedCall]:
         """Give the newest calls, newest first."""
         wanted = select(ENTRY).where(ENTRY.c.kind.in_(("intent", "refusal", "repeat")))
         if subject is not None:
-            wanted = wanted.where(ENTRY.c.who.in_(_pseudonyms_of(subject)))
+            wanted = wanted.where(ENTRY.c.who.in_(self._pseudonyms_of(subject)))
         if tool is not None:
             wanted = wanted.where(ENTRY.c.tool == tool)
         wanted = wanted.order_by(ENTRY.c.idx.desc()).limit(most)
@@ -76,7 +86,7 @@ class SqlRecords:
             with self._engine.connect() as connection:
                 begun = connection.execute(wanted).all()
                 ends, asked = _ends(connection, begun), _asked(connection, begun)
-                people = _people(connection, (row.who for row in begun))
+                people = clear_names(connection, (row.who for row in begun))
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
         return [_recorded(row, ends.get(row.idx), asked, people) for row in begun]
@@ -93,11 +103,15 @@ class SqlRecords:
             with self._engine.connect() as connection:
                 rows = connection.execute(select(CLAIM).where(or_(*states)).order_by(CLAIM.c.opened_at)).all()
                 known = [row for row in rows if row.state == "unknown" or is_lost(row.owner, row.until)]
-                people = _people(connection, {_about(row)["who"] for row in known})
+                people = clear_names(connection, {_about(row)["who"] for row in known})
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
         doubtful = [_doubtful(row, people) for row in known if tool in {None, row.tool}]
         return [call for call in doubtful if subject in {None, call.subject}][:most]
+
+    def _pseudonyms_of(self, subject: str) -> Select[tuple[str]]:
+        named: ColumnElement[str] = literal_column(DIALECTS[self._engine.dialect.name].part("value", 2))
+        return select(PSEUDONYM.c.name).where(PSEUDONYM.c.kind == "subject", named == subject)
 
     def entries(self, call_id: str) -> list[JsonObject]:
         """Give every entry of one call, oldest first, with what was captured of its values."""
@@ -107,7 +121,7 @@ class SqlRecords:
                     select(ENTRY).where(ENTRY.c.call_id == call_id).order_by(ENTRY.c.idx)
                 ).all()
                 entries = [_entry(connection, row) for row in rows]
-                named = _people(connection, {name for entry in entries for name in pseudonyms_in(entry)})
+                named = clear_names(connection, {name for entry in entries for name in pseudonyms_in(entry)})
         except SQLAlchemyError as error:
             raise LedgerUnavailable("the ledger cannot be read") from error
         for entry in entries:
@@ -133,14 +147,16 @@ def _ends(connection: Connection, begun: Sequence[Row[Any]]) -> dict[int, Row[An
     return {row.refers: row for row in ends}
 
 
-def _pseudonyms_of(subject: str) -> Select[tuple[str]]:
-    named = func.json_extract(cast(PSEUDONYM.c.value, Text), "$[2]")
-    return select(PSEUDONYM.c.name).where(PSEUDONYM.c.kind == "subject", named == subject)
+def as_it_is(column: Column[Any]) -> ColumnElement[Any]:
+    """Give JSON as the database has it: bytes, or a text in an export."""
+    return type_coerce(column, NullType()).label(column.name)
 
 
-def _people(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+def clear_names(connection: Connection, names: Iterable[str]) -> dict[str, str]:
     """Give whom pseudonyms stand for, as far as that is still known."""
-    known = connection.execute(select(PSEUDONYM).where(PSEUDONYM.c.name.in_(set(names)))).all()
+    known = connection.execute(
+        select(PSEUDONYM.c.name, as_it_is(PSEUDONYM.c.value)).where(PSEUDONYM.c.name.in_(set(names)))
+    ).all()
     return {row.name: json.loads(row.value)[2] for row in known}
 
 
@@ -193,10 +209,15 @@ def _recorded(
 
 
 def _entry(connection: Connection, row: Row[Any]) -> JsonObject:
-    kept = connection.execute(
-        select(PAYLOAD.c.field, PAYLOAD.c.value).where(PAYLOAD.c.idx == row.idx, PAYLOAD.c.value.is_not(None))
+    beside = connection.execute(
+        select(PAYLOAD.c.field, PAYLOAD.c.value).where(PAYLOAD.c.idx == row.idx)
     ).all()
-    entry: JsonObject = {"entry": row.idx, **json.loads(row.body)}
-    if kept:
-        entry["captured"] = {payload.field: json.loads(payload.value) for payload in kept}
+    body: JsonObject = json.loads(row.body)
+    entry: JsonObject = {"entry": row.idx, **body}
+    if kept := {payload.field: json.loads(payload.value) for payload in beside if payload.value is not None}:
+        entry["captured"] = kept
+    promised = {name for name, said in body.items() if isinstance(said, dict) and "hmac" in said}
+    without_salt = sorted(promised - {payload.field for payload in beside})
+    if lost := gone(connection, row.idx, names=pseudonyms_in(body), fields=without_salt):
+        entry["gone"] = [*as_json(lost)]
     return entry

@@ -1,13 +1,17 @@
 """The tables of the gate's own database: declared with SQLModel, written through SQLAlchemy Core."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, cast
 
 from sqlalchemy import BindParameter, ClauseElement, Index, Table, text
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
+
+from toolgate.backends.sql_connection import Dialect, SqlConnection, SqlCursor
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 # SQLite uses a partial index where it sees that a query's condition implies the index's: `kind = 'config'`
 # implies a chain of ORs that has it, but not an `IN` or a `NOT IN`.
@@ -80,6 +84,8 @@ class TipRow(Stored, table=True):
     id: int = Field(primary_key=True)
     size: int
     frontier: bytes
+    erasures: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """How often pseudonyms were made to stand for nobody: a writer that has seen fewer reads them again."""
 
 
 class CheckpointRow(Stored, table=True):
@@ -90,6 +96,21 @@ class CheckpointRow(Stored, table=True):
     size: int = Field(primary_key=True)
     at: int
     note: str
+
+
+class CosignatureRow(Stored, table=True):
+    """What a witness said of a checkpoint: a line to be added to its note."""
+
+    __tablename__: ClassVar[Any] = "ledger_cosignature"
+    __table_args__ = (Index("ix_cosignature_witness", "witness", "size"),)
+
+    size: int = Field(primary_key=True)
+    """Of the checkpoint."""
+    witness: str = Field(primary_key=True)
+    """The witness's verifier key."""
+    at: int
+    """Seconds after 1970-01-01 UTC, by the witness's clock."""
+    line: str
 
 
 class PayloadRow(Stored, table=True):
@@ -116,6 +137,62 @@ class PseudonymRow(Stored, table=True):
     """`subject`, `client` or `run`."""
     value: bytes
     """Canonical JSON: [tenant, issuer, subject], [tenant, issuer, client] or [tenant, issuer, run]."""
+
+
+class ErasedNameRow(Stored, table=True):
+    """A pseudonym that stands for nobody any more, and which entry says why."""
+
+    __tablename__: ClassVar[Any] = "erased_name"
+    __table_args__ = (Index("ix_erased_entry", "entry"),)
+
+    name: str = Field(primary_key=True)
+    entry: int
+    kind: str
+    """`subject`, `client` or `run`, as it was."""
+
+
+class ErasureRow(Stored, table=True):
+    """How far what was kept of one person has been removed."""
+
+    __tablename__: ClassVar[Any] = "erasure"
+
+    entry: int = Field(primary_key=True)
+    """The entry that says that it was begun; nothing before it remains to be looked at from `position` on."""
+    done: int | None = None
+    """The entry that says that it was finished."""
+    position: int = 0
+    values_removed: int = 0
+    """How many values, with their salts, were removed so far."""
+    answers: int = 0
+    """How many claims were emptied so far."""
+    waiting: int = 0
+    """How many claims were in doubt, and are emptied when they are settled."""
+    worked_at: int = 0
+    """When somebody last worked at it."""
+
+
+class RetentionRunRow(Stored, table=True):
+    """Which entries a step of retention looked at, by the entry that tells of it."""
+
+    __tablename__: ClassVar[Any] = "retention_run"
+    __table_args__ = (Index("ix_retention_first", "first"),)
+
+    entry: int = Field(primary_key=True)
+    first: int
+    last: int
+
+
+class RetentionMarkRow(Stored, table=True):
+    """How far a rule of retention was applied."""
+
+    __tablename__: ClassVar[Any] = "retention_mark"
+
+    rule: str = Field(primary_key=True)
+    """A digest of the rules; of others nothing is known."""
+    position: int
+    """The first entry that was not looked at yet, or not over yet."""
+    name: str = ""
+    """The pseudonym that was looked at last."""
 
 
 class ClaimRow(Stored, table=True):
@@ -245,8 +322,45 @@ class LeaseRow(Stored, table=True):
     """`out`; `ending`: it could not be given back yet; or `asked`: a person wants it ended."""
 
 
+_POSTGRESQL: Final = cast("Any", postgresql.base.PGDialect)(paramstyle="pyformat")
+
+
+class GateRow(Stored, table=True):
+    """A gate that writes to this ledger, and what it runs."""
+
+    __tablename__: ClassVar[Any] = "gate"
+
+    owner: str = Field(primary_key=True)
+    """The process, as claims name it."""
+    name: str
+    """Where it runs: host and process."""
+    program: str
+    """The version of this program."""
+    address: str
+    """What it listens on; an empty text where it is none that serves."""
+    started_at: int
+    seen_at: int
+    """When it last said that it is alive, by the clock of a server's database; 0 once it has left."""
+    policy: str = ""
+    catalog: str = ""
+    settings: str = ""
+    shadow: str = ""
+    """Digests of what governs calls there; empty where nothing does."""
+
+
+class SharedKeyRow(Stored, table=True):
+    """The log's key, sealed: a gate that is set up anew opens it with the passphrase that all gates have."""
+
+    __tablename__: ClassVar[Any] = "shared_key"
+
+    verifier: str = Field(primary_key=True)
+    """Its public half."""
+    at: int
+    sealed: bytes
+
+
 class Prepared:
-    """A statement of SQLAlchemy Core, spelled once for SQLite's driver.
+    """A statement of SQLAlchemy Core, spelled once for the driver of each database.
 
     Executing through Core costs more than the statement itself on the hot path (docs/decisions/0003).
     """
@@ -254,9 +368,18 @@ class Prepared:
     def __init__(self, statement: ClauseElement) -> None:
         compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
         self.text = str(compiled)
+        """As SQLite's driver takes it."""
+        self.texts: dict[Dialect, str] = {
+            "sqlite": self.text,
+            "postgresql": str(statement.compile(dialect=_POSTGRESQL)),
+        }
         binds: dict[str, BindParameter[Any]] = cast("Any", compiled).binds
         values = {name: bind.value for name, bind in binds.items() if not bind.required}
         self.fixed = {name: value for name, value in values.items() if f":{name}" in self.text}
+
+    def on(self, connection: SqlConnection, values: Mapping[str, Any] = NOTHING) -> SqlCursor:
+        """Carry it out."""
+        return connection.execute(self.texts[connection.dialect], {**self.fixed, **values})
 
 
 class Rows:
@@ -272,16 +395,18 @@ class Rows:
     def __init__(self, table: Table) -> None:
         self._names = [column.name for column in table.columns]
         self._begin = f"INSERT INTO {table.name} ({', '.join(self._names)}) VALUES "  # noqa: S608 - of names
-        self._row = f"({', '.join('?' * len(self._names))})"
+        marks: tuple[tuple[Dialect, str], ...] = (("sqlite", "?"), ("postgresql", "%s"))
+        self._row = {dialect: f"({', '.join([mark] * len(self._names))})" for dialect, mark in marks}
 
-    def insert(self, connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    def insert(self, connection: SqlConnection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert `rows`; each says every column."""
+        marks = self._row[connection.dialect]
         begin, size = 0, self._MOST
         while begin < len(rows):
             while size > len(rows) - begin:
                 size //= 2  # few sizes, so that the driver keeps their statements prepared
             values = [row[name] for row in rows[begin : begin + size] for name in self._names]
-            connection.execute(self._begin + ", ".join([self._row] * size), values)
+            connection.execute(self._begin + ", ".join([marks] * size), values)
             begin += size
 
 
@@ -290,6 +415,10 @@ def _table(row: type[Stored]) -> Table:
 
 
 ENTRY, NODE, TIP, CHECKPOINT = _table(EntryRow), _table(NodeRow), _table(TipRow), _table(CheckpointRow)
+COSIGNATURE = _table(CosignatureRow)
 CLAIM, PAYLOAD, PSEUDONYM = _table(ClaimRow), _table(PayloadRow), _table(PseudonymRow)
 VERSION, ACTIVATION = _table(PolicyVersionRow), _table(PolicyActivationRow)
 VAULT_RUN, LEASE = _table(VaultRunRow), _table(LeaseRow)
+GATE, SHARED_KEY = _table(GateRow), _table(SharedKeyRow)
+ERASED_NAME, ERASURE = _table(ErasedNameRow), _table(ErasureRow)
+RETENTION_RUN, RETENTION_MARK = _table(RetentionRunRow), _table(RetentionMarkRow)

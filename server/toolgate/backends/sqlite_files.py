@@ -8,21 +8,34 @@ from urllib.parse import quote
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from toolgate.backends.sql_connection import SqliteConnection, cause
 from toolgate.core.errors import LedgerUnavailable
 
-SCHEMA: Final = "0004"
+SCHEMA: Final = "0008"
 """The newest revision under `migrations/versions`."""
+MOVING, MOVED = "on its way to postgresql://", "moved to postgresql://"
+"""What stands in the place of the revision while the ledger moves out of a file, and when it has."""
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """Open `path` for the one writer: every commit is on the disk, and nobody folds the WAL by accident."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+def connected(path: Path) -> SqliteConnection:
+    """Open `path` for the one writer.
+
+    Every commit is on the disk, nobody folds the WAL by accident, and what is deleted is overwritten.
+    """
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=5, factory=SqliteConnection
+    )
     connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0"):
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "wal_autocheckpoint = 0",
+        "secure_delete = ON",
+    ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
@@ -32,7 +45,7 @@ def reader(path: Path) -> Engine:
     return create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=NullPool)
 
 
-def read_only(path: Path) -> sqlite3.Connection:
+def read_only(path: Path) -> SqliteConnection:
     """Open `path` for reading only, with rows that have names, and no transaction but those one begins."""
     connection = _read_only(path)
     connection.isolation_level = None
@@ -53,7 +66,7 @@ def prepare(path: Path) -> None:
         revision = _revision(connection)
         if revision == SCHEMA:
             return
-        if fault := _foreign(path, revision):
+        if fault := foreign(path.name, revision):
             raise LedgerUnavailable(fault)
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
@@ -69,7 +82,7 @@ def fault_in_database(path: Path) -> str | None:
             revision = _revision(connection)
     except SQLAlchemyError as error:
         return f"{path.name} cannot be read as a database ({cause(error)})"
-    return None if revision == SCHEMA else _foreign(path, revision)
+    return None if revision == SCHEMA else foreign(path.name, revision)
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -78,17 +91,9 @@ def identity(path: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def cause(error: BaseException) -> str:
-    """Name a fault without a statement's parameters, which may hold what must not be shown."""
-    if isinstance(error, DBAPIError):
-        return f"{error.orig}"
-    if isinstance(error, sqlite3.Error | OSError | LedgerUnavailable):
-        return f"{error}"
-    return type(error).__name__
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+def _read_only(path: Path) -> SqliteConnection:
+    file = f"file:{quote(str(path.absolute()))}?mode=ro"
+    return sqlite3.connect(file, uri=True, factory=SqliteConnection)
 
 
 def _leave_transactions_alone(connection: sqlite3.Connection, _record: object) -> None:
@@ -111,11 +116,18 @@ def _revision(connection: Connection) -> str:
     return "" if revision is None else str(revision)
 
 
-def _foreign(path: Path, revision: str) -> str | None:
+def foreign(name: str, revision: str) -> str | None:
     """Say why tables of this revision cannot be brought to ours, or None."""
+    if revision.startswith(MOVING):
+        return f"{name} is {revision}: run toolgate ledger migrate again, which finishes that"
+    if revision.startswith(MOVED):
+        return (
+            f"{name} was {revision}, and nothing more is written to it: set database_url in toolgate.toml "
+            "(docs/how-to/migrate.md)"
+        )
     if revision == "" or any(_MIGRATIONS.glob(f"versions/{revision}_*.py")):
         return None
     return (
-        f"{path.name} has schema {revision!r}, this program knows {SCHEMA}; "
+        f"{name} has schema {revision!r}, this program knows {SCHEMA}; "
         "use the program that wrote it, or move the file away"
     )

@@ -4,10 +4,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
 
-from toolgate.backends.sqlite_files import cause
+from toolgate.backends.ledger_batch import Read
+from toolgate.backends.sql_connection import cause
 from toolgate.core.errors import LedgerUnavailable
 
 T = TypeVar("T")
@@ -22,6 +25,7 @@ class Job(Generic[T]):
     """Of a batch, inside a transaction; of nothing, after it."""
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[T]"
+    reads: tuple[Read, ...] = ()
     publishes: bool = False
     given_up: Callable[[T], None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -36,6 +40,12 @@ class Job(Generic[T]):
         with self._lock:
             self.begun = not self.abandoned
             return self.begun
+
+    def hear_late(self) -> None:
+        """Hear on the caller's loop that what it gave up is durable after all."""
+        if self.given_up is not None:
+            with suppress(RuntimeError):  # its loop was closed
+                self.loop.call_soon_threadsafe(partial(self.given_up, cast("T", self.result)))
 
     def lose_patience(self, patience: float) -> None:
         """Wait no longer; once more as long, when the job was taken up already and may still be committed."""

@@ -14,8 +14,10 @@ import typer
 from toolgate.cli.output import complain
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable, Misconfigured, NothingRecorded
 
-COMMANDS: Final = ("init", "check", "serve", "call", "token")
+COMMANDS: Final = ("init", "check", "serve", "status", "call", "token")
 GROUPS: Final = ("calls", "leases", "ledger", "policy", "registry", "secrets")
+APART: Final = {("ledger", "witness"): "ledger_witness", ("ledger", "witness-key"): "ledger_witness"}
+"""Commands of a group that need little of it: a witness has no deployment, and runs on a small machine."""
 
 
 def app(words: Sequence[str]) -> typer.Typer:
@@ -34,7 +36,8 @@ def app(words: Sequence[str]) -> typer.Typer:
             built.command(name)(getattr(import_module(f"toolgate.cli.{name}"), name))
     for name in GROUPS:
         if name in (asked or GROUPS):
-            built.add_typer(import_module(f"toolgate.cli.{name}").app, name=name)
+            module = APART.get((words[0], words[1]), name) if len(words) > 1 else name
+            built.add_typer(import_module(f"toolgate.cli.{module}").app, name=name)
     return built
 
 

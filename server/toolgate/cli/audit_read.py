@@ -3,10 +3,11 @@
 import asyncio
 from pathlib import Path
 
+from toolgate.backends.ledger_database import demand
 from toolgate.cli.local import os_person
-from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.record import JsonObject
 from toolgate.main import open_ledger
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings
 
 
@@ -16,8 +17,7 @@ def record_read(root: Path, settings: Settings, query: str, asked: JsonObject) -
     Raises:
         LedgerUnavailable, Misconfigured: it could not be recorded; then nothing may be shown.
     """
-    if not (root / settings.database).is_file():
-        raise LedgerUnavailable(f"there is no ledger at {root / settings.database}; nothing was called yet")
+    demand(ledger_database(root, settings))
     return asyncio.run(_record(root, settings, query, asked))
 
 

@@ -16,6 +16,7 @@ from toolgate.cli.resolutions import reconcile, resolve
 from toolgate.core.errors import NothingRecorded
 from toolgate.core.record import JsonObject
 from toolgate.main import now
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings, read_settings
 
 app = typer.Typer(help="Look at recorded calls, and settle unknown ones.", no_args_is_help=True)
@@ -36,7 +37,7 @@ def list_(
 ) -> None:
     """Give the newest calls, newest first."""
     settings = read_settings(root)
-    records = SqlRecords(root / settings.database)
+    records = SqlRecords(ledger_database(root, settings))
     asked: JsonObject = {"unknown": unknown, "most": most, "subject": subject, "tool": tool}
     record_read(root, settings, "calls list", asked)
     if unknown:
@@ -53,7 +54,7 @@ def show(
 ) -> None:
     """Give every entry of one call, oldest first, with what was captured of its values."""
     settings = read_settings(root)
-    records = SqlRecords(root / settings.database)
+    records = SqlRecords(ledger_database(root, settings))
     record_read(root, settings, "calls show", {"call": call_id})
     entries = records.entries(call_id)
     if not entries:

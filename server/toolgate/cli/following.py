@@ -17,6 +17,8 @@ KEEP_SECONDS: Final = 2.0
 """How often calls in doubt are looked after."""
 LOOK_SECONDS: Final = 0.25
 """How often it is looked for changes: on the disk in dev mode, else for a newly activated policy."""
+LOOK_FOR_CHECKPOINTS: Final = 0.5
+"""How often it is looked for a checkpoint that witnesses have not cosigned."""
 _LONGEST_PAUSE: Final = 10.0
 """Before what could not be taken up is tried again; at first it is `LOOK_SECONDS`."""
 
@@ -111,18 +113,18 @@ async def _take_up(
 
 async def keep(house: House) -> None:
     """Look after the ledger, calls in doubt and credentials; none waits for another."""
-    works = (house.keep, house.ask_around, house.lending.keep)
-    await asyncio.gather(*(_again_and_again(work) for work in works))
+    works = [_again_and_again(work) for work in (house.keep, house.ask_around, house.lending.keep)]
+    await asyncio.gather(*works, _again_and_again(house.ask_witnesses, pause=LOOK_FOR_CHECKPOINTS))
 
 
-async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:
+async def _again_and_again(work: Callable[[], Awaitable[None]], pause: float = KEEP_SECONDS) -> None:
     """Do `work` every few seconds; a database that is gone may come back."""
     while True:
         try:
             await work()
         except (LedgerUnavailable, OSError) as error:
             log.warning("the ledger could not be looked after: %s", error)
-        await asyncio.sleep(KEEP_SECONDS)
+        await asyncio.sleep(pause)
 
 
 def _stamp(house: House) -> list[tuple[str, int]]:

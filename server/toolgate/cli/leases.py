@@ -22,6 +22,7 @@ from toolgate.cli.output import HERE, AsJson, Root, err, out, print_json, printa
 from toolgate.cli.progress import Bar
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
 from toolgate.main import House, open_house
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings, read_settings
 
 app = typer.Typer(help="Look at credentials that were lent, and end them.", no_args_is_help=True)
@@ -81,7 +82,7 @@ def list_(root: Root = HERE, as_json: AsJson = False) -> None:  # noqa: FBT002 -
     """Give the leases and run tokens that may still live, oldest first."""
     settings = read_settings(root)
     record_read(root, settings, "leases list", {})
-    living = LeaseRecords(root / settings.database).living()
+    living = _records(root, settings).living()
     if as_json:
         print_json(to_jsonable_python(living))
         return
@@ -116,7 +117,7 @@ def revoke(  # noqa: PLR0913, PLR0917 - the options of one command
     demand_owner(root, "may revoke leases")
     settings = read_settings(root)
     wanted = Wanted(ids=tuple(lease or ()), subject=subject, tenant=tenant, run=run, tool=tool)
-    chosen = wanted.among(LeaseRecords(root / settings.database).living())
+    chosen = wanted.among(_records(root, settings).living())
     left = asyncio.run(_revoked(root, settings, chosen, wait))
     _print_revoked(chosen, left, as_json=as_json)
     if left:
@@ -127,7 +128,7 @@ async def _revoked(
     root: Path, settings: Settings, chosen: Sequence[LivingLease], wait: float
 ) -> list[LivingLease]:
     """Record that these shall end, and see to it; gives those that have not."""
-    records = LeaseRecords(root / settings.database)
+    records = _records(root, settings)
     async with open_house(root) as house:
         book, person = house.ledger.leases, os_person()
         by = await house.ledger.pseudonyms.of("subject", person, person.subject)
@@ -149,6 +150,10 @@ async def _keep_on(house: House) -> None:
         with contextlib.suppress(LedgerUnavailable):  # who waits sees that nothing ends
             await house.lending.keep()
         await asyncio.sleep(1)
+
+
+def _records(root: Path, settings: Settings) -> LeaseRecords:
+    return LeaseRecords(ledger_database(root, settings), Path(f"{root / settings.database}.writers"))
 
 
 async def _waited(records: LeaseRecords, ids: set[str], wait: float) -> list[LivingLease]:

@@ -18,6 +18,7 @@ from toolgate.cli.output import HERE, AsJson, Root, complain, err, out, print_js
 from toolgate.cli.progress import Bar
 from toolgate.core.credential_roles import VaultRole
 from toolgate.core.errors import LedgerUnavailable, Misconfigured
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings, read_settings
 
 _EXIT: Final = {"equal": 0, "different": 1, "cannot tell": 2}
@@ -48,7 +49,7 @@ def reconcile(
         uses = _uses(root, settings)
         record_read(root, settings, "leases reconcile", {"log": [str(file) for file in log]})
         with Bar("reading the log") as bar:
-            requests = LeaseRequests(root / settings.database)
+            requests = LeaseRequests(ledger_database(root, settings))
             found = reconciled(log, requests, uses, skew=timedelta(seconds=skew), progress=bar.show)
     except (Misconfigured, LedgerUnavailable, OSError) as error:
         complain(error, as_json=as_json)

@@ -1,6 +1,5 @@
 """`toolgate ledger`: what auditors ask. Who asks is recorded, unless it is a copy that is asked."""
 
-import csv
 import json
 import re
 import sys
@@ -11,23 +10,40 @@ from typing import Annotated, Any, Final
 import typer
 
 from toolgate.backends import audit_queries
+from toolgate.backends.audit_dialects import DIALECTS
+from toolgate.backends.audit_erased import as_json as as_json_
 from toolgate.backends.audit_queries import Filter, Filters, Found, NamedQuery, Shown, ask, check, moment_in
 from toolgate.backends.audit_questions import BY_NAME, QUERIES
-from toolgate.cli import ledger_proofs
+from toolgate.backends.export_bundle import Answer
+from toolgate.backends.ledger_database import LedgerDatabase, SqliteFile
+from toolgate.backends.parquet_files import ParquetExport
+from toolgate.cli import (
+    ledger_erase,
+    ledger_export,
+    ledger_migrate,
+    ledger_proofs,
+    ledger_retain,
+    ledger_setup,
+    ledger_witness,
+)
 from toolgate.cli.audit_read import record_read
+from toolgate.cli.ledger_export import Bundling
 from toolgate.cli.output import HERE, AsJson, Root, err, print_json, table
 from toolgate.core.record import JsonObject
 from toolgate.main import now
+from toolgate.parts import ledger_database
 from toolgate.settings import read_settings
+from toolgate.verifier import rows_as_csv
 
 app = typer.Typer(help="Ask the ledger, and prove what it says.", no_args_is_help=True)
 
 Copy = Annotated[
-    Path | None, typer.Option("--db", help="A copy of a ledger's database; reading it is not recorded.")
+    Path | None,
+    typer.Option(
+        "--db", help="A copy of a ledger's database, or an export's directory; reading it is not recorded."
+    ),
 ]
 _HOURS: Final = re.compile(r"([01]\d|2[0-3])-([01]\d|2[0-4])")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a text begins that a spreadsheet may run."""
 
 
 @app.command()
@@ -86,15 +102,73 @@ def show(
     shown = audit_queries.show(_readable(database, root, "show", {"entry": entry}), entry)
     if as_json:
         committed = [vars(value) for value in shown.committed]
-        print_json({"entry": entry, "body": shown.body, "names": shown.names, "committed": committed})
+        said = {"entry": entry, "body": shown.body, "names": shown.names, "committed": committed}
+        print_json(said | ({"gone": as_json_(shown.gone)} if shown.gone else {}))
         return
     table(f"Entry {entry}", ("field", "value"), _rows(shown))
 
 
+@app.command()
+def bundle(  # noqa: PLR0913, PLR0917 - the options of one command
+    name: Annotated[str, typer.Argument(help="Which question.", metavar="QUERY")],
+    file: Annotated[Path, typer.Option("--out", help="The zip to write.")],
+    old: Annotated[
+        Path | None, typer.Option("--old", help="A checkpoint from before, to show what was kept since.")
+    ] = None,
+    no_values: Annotated[  # noqa: FBT002 - a command's flag
+        bool, typer.Option("--no-values", help="Leave out the values that entries commit to.")
+    ] = False,
+    since: Annotated[str | None, typer.Option(help="From then on: 2026-03-01, or 7d ago.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Only of this subject, or pseudonym.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    call: Annotated[str | None, typer.Option(help="Only of this call.")] = None,
+    value: Annotated[str | None, typer.Option(help="What arguments must hold.")] = None,
+    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18, or 22-06.")] = None,
+    most: Annotated[int, typer.Option(help="How many rows.", min=1, max=50_000)] = 100,
+    root: Root = HERE,
+    as_json: AsJson = False,  # noqa: FBT002 - a command's flag
+) -> None:
+    """Answer a named question in one zip, with what proves it to an auditor on another machine."""
+    said: dict[Filter, str | None] = {
+        "since": since,
+        "until": until,
+        "tenant": tenant,
+        "subject": subject,
+        "tool": tool,
+        "run": run,
+        "call": call,
+        "value": value,
+        "hours": hours,
+    }
+    typed: dict[Filter, str] = {filter_: text for filter_, text in said.items() if text is not None}
+    named = _query(name)
+    asked = _asked(named, typed)
+    bundling = Bundling(root, file, old, not no_values)
+    recorded: JsonObject = {}
+    for filter_, text in typed.items():
+        recorded[filter_] = text
+    older = bundling.record(name, {"most": most, **recorded})
+    database = ledger_database(root, read_settings(root))
+    found = ask(database, named, asked, most=most)
+    sql = named.statement(asked, DIALECTS[database.engine().dialect.name])
+    answer = Answer(name=name, question=named.question, sql=sql, filters=recorded, found=found)
+    bundling.write(answer, older, as_json=as_json)
+
+
+app.command("setup")(ledger_setup.setup)
+app.command("export")(ledger_export.export)
 app.command("prove")(ledger_proofs.prove)
 app.command("verify")(ledger_proofs.verify)
+app.command("erase")(ledger_erase.erase)
 app.command("recover")(ledger_proofs.recover)
+app.command("retain")(ledger_retain.retain)
 app.command("rotate-key")(ledger_proofs.rotate_key)
+app.command("witness")(ledger_witness.witness)
+app.command("witness-key")(ledger_witness.witness_key)
+app.command("migrate")(ledger_migrate.migrate)
 
 
 def _query(name: str) -> NamedQuery:
@@ -106,23 +180,29 @@ def _query(name: str) -> NamedQuery:
 def _answer(
     named: NamedQuery, said: dict[Filter, str], *, most: int, database: Path | None, root: Path
 ) -> Found:
-    if fault := named.fault_in(said):
-        raise typer.BadParameter(fault, param_hint="NAME")
-    asked: Filters = {name: _READ.get(name, str)(text) for name, text in said.items()}
+    asked = _asked(named, said)
     recorded: JsonObject = {"most": most}
     for name, text in said.items():
         recorded[name] = text
     return ask(_readable(database, root, named.name, recorded), named, asked, most=most)
 
 
-def _readable(database: Path | None, root: Path, named: str, asked: JsonObject) -> Path:
+def _asked(named: NamedQuery, said: dict[Filter, str]) -> Filters:
+    """Read the filters of a question, and see that it takes them."""
+    if fault := named.fault_in(said):
+        raise typer.BadParameter(fault, param_hint="NAME")
+    return {name: _READ.get(name, str)(text) for name, text in said.items()}
+
+
+def _readable(database: Path | None, root: Path, named: str, asked: JsonObject) -> LedgerDatabase:
     """Give the database to read; the deployment's own only when the reading has been recorded."""
     if database is not None:
-        check(database)
-        return database
+        copy = ParquetExport(database) if database.is_dir() else SqliteFile(database)
+        check(copy)
+        return copy
     settings = read_settings(root)
     record_read(root, settings, named, asked)
-    return root / settings.database
+    return ledger_database(root, settings)
 
 
 def _moment(text: str) -> int:
@@ -161,18 +241,11 @@ def _labelled(found: Found, row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _print_csv(found: Found) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(found.columns)
-    writer.writerows([_harmless(_cell(value)) for value in row] for row in found.rows)
+    sys.stdout.write(rows_as_csv(found.columns, found.rows))
 
 
 def _cell(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _harmless(cell: str) -> str:
-    """Keep a spreadsheet from running what a caller wrote."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _rows(shown: Shown) -> list[tuple[str, str]]:
@@ -181,8 +254,14 @@ def _rows(shown: Shown) -> list[tuple[str, str]]:
         for name, value in shown.body.items()
     ]
     rows += [(pseudonym, f"is {clear}") for pseudonym, clear in shown.names.items()]
+    gone = {one.what: f"{one}" for one in shown.gone}
+    rows += [(name, said) for name, said in gone.items() if name not in shown.body]
     for value in shown.committed:
-        kept = "not kept" if value.opens is None else json.dumps(value.value, ensure_ascii=False)
+        kept = (
+            gone.get(value.field, "not kept")
+            if value.opens is None
+            else json.dumps(value.value, ensure_ascii=False)
+        )
         opens = {None: "", True: " (as committed)", False: " (NOT what the entry commits to)"}[value.opens]
         rows.append((f"{value.field}, the value", kept + opens))
     return rows

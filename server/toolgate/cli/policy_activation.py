@@ -21,6 +21,7 @@ from toolgate.cli.policy_parts import catalog_of
 from toolgate.cli.policy_warnings import print_warnings, warnings_of
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.main import now, open_ledger
+from toolgate.parts import ledger_database
 from toolgate.rulebooks import misfits
 from toolgate.settings import Settings
 
@@ -107,7 +108,7 @@ def put_in_place(  # noqa: PLR0913 - what one command was told
 
 def _standing_so(root: Path, settings: Settings, found: Candidate, put: Put) -> Recorded | None:
     """Say which entry gave the version this place already; None when it is not there."""
-    standing = StoredPolicies(root / settings.database).standing()
+    standing = StoredPolicies(ledger_database(root, settings)).standing()
     place = standing.shadow if put == "shadowed" else standing.enforced
     if place is None or place.digest != found.text.digest:
         return None

@@ -18,6 +18,7 @@ from toolgate.core.call import Caller
 from toolgate.core.errors import Fault, Misconfigured, NothingRecorded
 from toolgate.core.ports import Catalog
 from toolgate.core.tool import Tool
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings
 
 ACTIVE: Final = "active"
@@ -78,7 +79,7 @@ def policy_called(root: Path, settings: Settings, name: str | None) -> PolicyTex
     folder = root / settings.policies if name is None else Path(name)
     if name is None or (name != ACTIVE and folder.is_dir()):
         return _read(*read_policy(folder))
-    stored = StoredPolicies(root / settings.database)
+    stored = StoredPolicies(ledger_database(root, settings))
     if name != ACTIVE:
         if not _DIGEST.fullmatch(name):
             raise NothingRecorded(f"there is no folder {name!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from toolgate.backends.ledger_database import LedgerDatabase
 from toolgate.backends.policy.casbin_judge import CasbinPolicy
 from toolgate.backends.policy.explaining import explain
 from toolgate.backends.policy.text import PolicyText
@@ -25,6 +26,7 @@ from toolgate.cli.policy_said import document, fault_before, lines, said
 from toolgate.core.call import Caller
 from toolgate.core.decision import Past, Question
 from toolgate.core.errors import NothingRecorded
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings
 
 
@@ -55,7 +57,7 @@ def explain_recorded(
         LedgerUnavailable, Misconfigured: what is needed cannot be read, or the reading not be recorded.
     """
     record_read(root, settings, "policy explain", {"call": call_id})
-    recorded = _recorded(root / settings.database, call_id)
+    recorded = _recorded(ledger_database(root, settings), call_id)
     text, remark = _policy_then(root, settings, recorded.policy, policy)
     if remark:
         err().print(Text(remark, style="yellow"))
@@ -79,7 +81,7 @@ def explain_recorded(
         out().print(Text(printable(line)))
 
 
-def _recorded(database: Path, call_id: str) -> _Recorded:
+def _recorded(database: LedgerDatabase, call_id: str) -> _Recorded:
     with closing(RecordedCalls(database)) as calls:
         judgement = calls.of_call(call_id)
         if judgement is None:

@@ -22,6 +22,7 @@ from toolgate.cli.policy_replayed import Replaying, document, lines, markdown
 from toolgate.core.errors import LedgerUnavailable, Misconfigured, NothingRecorded
 from toolgate.core.record import JsonObject
 from toolgate.main import now
+from toolgate.parts import ledger_database
 from toolgate.settings import Settings, read_settings
 from toolgate.verifier import Report, Unreadable, read_keys, read_note, verify_ledger
 
@@ -118,7 +119,7 @@ def _verified(root: Path, settings: Settings, copies: _Copies) -> Report:
 
 def _judged(root: Path, settings: Settings, text: PolicyText, window: Window) -> Replayed:
     catalog = catalog_of(root, settings)
-    with closing(RecordedCalls(root / settings.database)) as calls:
+    with closing(RecordedCalls(ledger_database(root, settings))) as calls:
         replay_ = Replay(
             text,
             catalog.find,

@@ -8,6 +8,7 @@ from toolgate.backends.policy_stored import StoredPolicies
 from toolgate.cli.output import HERE, AsJson, Root
 from toolgate.cli.policy_activation import Override, candidate, demand_reason, put_in_place
 from toolgate.core.errors import NothingRecorded
+from toolgate.parts import ledger_database
 from toolgate.settings import read_settings
 
 
@@ -25,7 +26,7 @@ def rollback(
     """
     demand_reason(override)
     settings = read_settings(root)
-    stored = StoredPolicies(root / settings.database)
+    stored = StoredPolicies(ledger_database(root, settings))
     enforced = stored.standing().enforced
     if enforced is None:
         raise NothingRecorded("no policy has been activated yet; see: toolgate policy activate")

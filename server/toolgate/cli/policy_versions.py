@@ -11,6 +11,7 @@ from toolgate.backends.policy_stored import SHORT, Change, Standing, StoredPolic
 from toolgate.cli.audit_read import record_read
 from toolgate.cli.output import HERE, AsJson, Root, out, print_json, table
 from toolgate.core.errors import Fault, Misconfigured
+from toolgate.parts import ledger_database
 from toolgate.settings import read_settings
 
 
@@ -28,7 +29,7 @@ def versions(
     if (show is None) != (folder is None):
         raise typer.BadParameter("--show and --out go together", param_hint="--show")
     settings = read_settings(root)
-    stored = StoredPolicies(root / settings.database)
+    stored = StoredPolicies(ledger_database(root, settings))
     if show is not None and folder is not None:
         _write_out(stored, stored.named(show), folder, as_json=as_json)
         return

@@ -19,6 +19,7 @@ from toolgate.core.outcome import Done
 from toolgate.core.record import JsonObject
 from toolgate.core.tool import Tool
 from toolgate.main import House, open_house
+from toolgate.parts import ledger_database
 
 _MOST: Final = 10_000
 
@@ -93,7 +94,7 @@ async def _reconciled(root: Path, call_id: str | None) -> list[Reconciled]:
     async with open_house(root) as house:
         if call_id is not None:
             return [await _ask(house, await _unknown(house, call_id))]
-        records = SqlRecords(root / house.settings.database)
+        records = SqlRecords(ledger_database(root, house.settings))
         # Whether one in progress is lost is for the ledger to say, which then knows its tool's quiet period.
         known = records.doubtful(most=_MOST, subject=None, tool=None, is_lost=lambda _owner, _until: True)
         find = house.in_force.rulebook.catalog.find

@@ -88,6 +88,7 @@ async def _serve_http(root: Path, said: Mapping[str, object]) -> None:
             app = Draining(_app(house, mcp, callers, around), over, mcp.end_subscriptions)
             ending = Ending(seconds=settings.shutdown_seconds, end_streams=app.end_streams, cut=shield.cut)
             server = HttpServer(config_of(app, settings.limits), ending, tls.context if tls else None)
+            house.gates.address = f"{settings.resource} ({', '.join(map(spelled, sockets))})"
             _greet(settings, sockets)
             _calm_garbage_collector()
             renew = tls.renew if tls else None

@@ -14,7 +14,7 @@ from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.errors import CredentialUnavailable, LedgerUnavailable
 from toolgate.core.lease import Lease, Lent
 from toolgate.core.outcome import Answer, Failed, Outcome, Refused, Unknown
-from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Vault, silent
+from toolgate.core.ports import Act, Ledger, Rulebook, Tools, Unwitnessed, Vault, Witnesses, silent
 from toolgate.core.reconcile import Reconciler
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp, Shield
@@ -35,6 +35,7 @@ class Gateway:
     shield: Shield
     reconciler: Reconciler
     turns: Turns = field(default_factory=Turns)
+    witnesses: Witnesses = field(default_factory=Unwitnessed)
 
     def tools_for(self, caller: Caller) -> list[Tool]:
         """Give the tools of which some call could be allowed to `caller`, by name."""
@@ -110,6 +111,8 @@ class Gateway:
     ) -> tuple[Outcome, Sequence[Lent]]:
         """Act with a credential that is lent for this attempt, and taken back before anybody is answered."""
         lent: Sequence[Lent] = ()
+        if tool.terms.witnessed and (failed := await self.witnesses.demand(tool, opened.intent, hang_up)):
+            return (in_doubt_still(failed) if opened.resent else failed), lent
         try:
             lease = await self.vault.lend(tool, call, opened)
         except CredentialUnavailable as error:
@@ -122,10 +125,11 @@ class Gateway:
             remember=partial(self._remember, opened, lease),
             progress=quiet(progress, lease),
             hang_up=hang_up,
+            may_send=partial(self.ledger.may_act, opened),
         )
         ended: Outcome | None = None
         try:
-            ended = outcome = await self.tools.run(tool, act)
+            ended = outcome = await self.tools.run(tool, act) if act.may_send() else _OUT_OF_SIGHT
         finally:
             if lease is not None:
                 lent = await self.vault.take_back(lease, ended)
@@ -247,6 +251,11 @@ _TOOL_CHANGED = Refused(
 _UNRECORDED_END = Unknown(
     code="end_not_recorded",
     detail="the call was acted on, but its end could not be recorded; its result is withheld",
+)
+_OUT_OF_SIGHT = Failed(
+    code="cancelled_before_send",
+    detail="the gate had lost sight of its ledger, so nothing was sent; ask again under the same key",
+    retryable=True,
 )
 _LATE = Unknown(
     code="late_outcome",

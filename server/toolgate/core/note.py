@@ -14,6 +14,8 @@ from typing import Final
 from toolgate.core.merkle import HASH_BYTES
 
 ED25519: Final = 0x01
+COSIGNATURE: Final = 0x04
+"""A witness's timestamped Ed25519 signature (c2sp.org/tlog-cosignature)."""
 _KEY_ID_BYTES: Final = 4
 _PUBLIC_KEY_BYTES: Final = 32
 _LARGEST: Final = 1_000_000
@@ -27,35 +29,45 @@ class BadNote(Exception):  # noqa: N818 - named by what it is
 
 @dataclass(frozen=True)
 class VerifierKey:
-    """The public half of a log's key, under the log's name (signed-note, "Verifier keys")."""
+    """The public half of a log's or a witness's key, under its name (signed-note, "Verifier keys")."""
 
     name: str
     public: bytes
     """32 bytes of Ed25519."""
+    kind: int = ED25519
+    """What it signs with: `ED25519` a log, `COSIGNATURE` a witness."""
 
     @property
     def id(self) -> bytes:
         """Four bytes that tell this key from the others of its name."""
-        spelled = self.name.encode() + b"\n" + bytes([ED25519]) + self.public
+        spelled = self.name.encode() + b"\n" + bytes([self.kind]) + self.public
         return sha256(spelled).digest()[:_KEY_ID_BYTES]
 
     def __str__(self) -> str:
         """Spell it as `name+id+key`, which is how it is handed to verifiers."""
-        key = base64.b64encode(bytes([ED25519]) + self.public).decode()
+        key = base64.b64encode(bytes([self.kind]) + self.public).decode()
         return f"{self.name}+{self.id.hex()}+{key}"
 
     @classmethod
-    def parse(cls, text: str) -> "VerifierKey":
-        """Read what `str` gives. Raises `BadNote`."""
+    def parse(cls, text: str, kind: int = ED25519) -> "VerifierKey":
+        """Read what `str` gives of a key of this kind. Raises `BadNote`."""
         name, _, rest = text.strip().partition("+")
         id_, _, encoded = rest.partition("+")
         key = _decoded(encoded)
-        if not _NAME.fullmatch(name) or len(key) != 1 + _PUBLIC_KEY_BYTES or key[0] != ED25519:
-            raise BadNote("this is no Ed25519 verifier key: name+id+key is expected")
-        parsed = cls(name, key[1:])
+        if not _NAME.fullmatch(name) or not name.isprintable() or not key:
+            raise BadNote("this is no verifier key: name+id+key is expected")
+        if len(key) != 1 + _PUBLIC_KEY_BYTES or key[0] != kind:
+            raise BadNote(_OTHER_KIND.get(kind, "") + f"; this one is of type {key[0]:#04x}")
+        parsed = cls(name, key[1:], kind)
         if parsed.id.hex() != id_:
             raise BadNote("the verifier key does not have the id that it says")
         return parsed
+
+
+_OTHER_KIND: Final = {
+    ED25519: "a log's Ed25519 verifier key (type 0x01) is expected",
+    COSIGNATURE: "a witness's Ed25519 verifier key (type 0x04) is expected",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,16 @@ class Signature:
 
     def __str__(self) -> str:
         return f"\u2014 {self.name} {base64.b64encode(self.key_id + self.signature).decode()}"
+
+    @classmethod
+    def parse(cls, line: str) -> "Signature":
+        """Read what `str` gives. Raises `BadNote`."""
+        dash, _, rest = line.partition(" ")
+        name, _, encoded = rest.partition(" ")
+        decoded = _decoded(encoded)
+        if dash != "\u2014" or not _NAME.fullmatch(name) or len(decoded) <= _KEY_ID_BYTES:
+            raise BadNote("a signature line of the note is malformed")
+        return cls(name, decoded[:_KEY_ID_BYTES], decoded[_KEY_ID_BYTES:])
 
 
 @dataclass(frozen=True)
@@ -105,13 +127,17 @@ class Note:
     def __str__(self) -> str:
         return self.text + "\n" + "".join(f"{signature}\n" for signature in self.signatures)
 
+    def by(self, key: VerifierKey) -> list[Signature]:
+        """Give the signature lines that say to be `key`'s."""
+        return [line for line in self.signatures if (line.name, line.key_id) == (key.name, key.id)]
+
     @classmethod
     def parse(cls, message: str) -> "Note":
         """Read a signed note. Raises `BadNote`."""
         text, gap, lines = message.rpartition("\n\n")
         if len(message) > _LARGEST or not gap or not lines.endswith("\n"):
             raise BadNote("this is no signed note: a text, an empty line and signatures are expected")
-        return cls(text + "\n", tuple(_signature(line) for line in lines[:-1].split("\n")))
+        return cls(text + "\n", tuple(Signature.parse(line) for line in lines[:-1].split("\n")))
 
 
 def signed(checkpoint: Checkpoint, *signatures: tuple[VerifierKey, bytes]) -> Note:
@@ -120,13 +146,9 @@ def signed(checkpoint: Checkpoint, *signatures: tuple[VerifierKey, bytes]) -> No
     return Note(checkpoint.text, lines)
 
 
-def _signature(line: str) -> Signature:
-    dash, _, rest = line.partition(" ")
-    name, _, encoded = rest.partition(" ")
-    decoded = _decoded(encoded)
-    if dash != "\u2014" or not _NAME.fullmatch(name) or len(decoded) <= _KEY_ID_BYTES:
-        raise BadNote("a signature line of the note is malformed")
-    return Signature(name, decoded[:_KEY_ID_BYTES], decoded[_KEY_ID_BYTES:])
+def cosigned_message(text: str, at: int) -> bytes:
+    """Give what a witness signs of a checkpoint's text, `at` seconds after 1970 (tlog-cosignature)."""
+    return f"cosignature/v1\ntime {at}\n{text}".encode()
 
 
 def _decoded(text: str) -> bytes:

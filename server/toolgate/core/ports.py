@@ -9,7 +9,7 @@ from toolgate.core.call import Call, Caller
 from toolgate.core.claims import Asked, Closed, Doubtful, EarlierCall, Finding, InDoubt, Opened, RunMovedOn
 from toolgate.core.decision import Decision, Past, Question
 from toolgate.core.lease import Lease, Lent
-from toolgate.core.outcome import Answer, Outcome, Refused
+from toolgate.core.outcome import Answer, Failed, Outcome, Refused
 from toolgate.core.record import JsonObject
 from toolgate.core.shield import HangUp
 from toolgate.core.tool import Tool
@@ -80,6 +80,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def may_act(self, opened: Opened) -> bool:
+        """Whether this process may still act on what it has opened: else others may take that for lost."""
+        ...
+
     async def remember(self, opened: Opened, value: JsonObject) -> None:
         """Keep what the adapter must know again if this attempt dies after its send."""
         ...
@@ -137,6 +141,31 @@ class Vault(Protocol):
         ...
 
 
+class Witnesses(Protocol):
+    """Third parties that vouch for the ledger before a call of a tool marked `witnessed` is acted on."""
+
+    async def demand(self, tool: Tool, intent: int, hang_up: HangUp) -> Failed | None:
+        """Wait until enough of them have cosigned a ledger that holds the entry `intent`.
+
+        Gives up after the tool's timeout, or when the gate ends, and says why; then nothing may be done.
+        """
+        ...
+
+
+class Unwitnessed:
+    """A deployment that names no witnesses: nothing that must be witnessed is done."""
+
+    async def demand(self, tool: Tool, intent: int, hang_up: HangUp) -> Failed | None:
+        """Say that there is nobody to ask."""
+        del tool, intent, hang_up
+        return Failed(
+            code="not_witnessed",
+            detail="this tool waits for witnesses, and the gate has none; nothing was done. "
+            "Ask the team that runs the gate",
+            retryable=True,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Act:
     """One attempt at an effect, as the part that runs adapters needs it."""
@@ -147,6 +176,8 @@ class Act:
     remember: Callable[[JsonObject], Awaitable[None]]
     progress: Progress
     hang_up: HangUp
+    may_send: Callable[[], bool] = lambda: True
+    """Asked before each send: else others may have taken the attempt for lost."""
 
 
 class Tools(Protocol):

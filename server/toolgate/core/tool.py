@@ -38,6 +38,9 @@ class Terms(Record):
     """A role of the manifest's `[credentials]`, or `none`."""
     require_dynamic: bool = False
     """Whether a credential whose secret outlives the call will not do."""
+    witnessed: bool = False
+    """Whether a call waits, after its intent is durable and for as long as `timeout`, until witnesses have
+    cosigned a ledger that holds the intent. Not done without."""
     without_key: WithoutKey = "guard"
     """What happens to a call without an idempotency key: refused, guarded against repetition, or allowed.
     `guard` concerns writes and destroys; a read without a key is not guarded."""

@@ -1,4 +1,4 @@
-"""The whole ledger on one SQLite file: its parts, put together in one place for whoever needs them."""
+"""The whole ledger, in SQLite or PostgreSQL: its parts, put together in one place for whoever needs them."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,19 +7,28 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from toolgate.backends.checkpoints import EVERY, Checkpoints
+from pydantic import SecretStr
+
+from toolgate.backends.checkpoints import EVERY, Checkpoints, Keys
 from toolgate.backends.endings import Endings
+from toolgate.backends.erasing import Erasing
 from toolgate.backends.governing import Governing
 from toolgate.backends.lease_book import LeaseBook
 from toolgate.backends.lease_rows import LeaseRows
+from toolgate.backends.ledger_database import PostgresDatabase, SqliteFile
 from toolgate.backends.ledger_entries import Entries
+from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.log_key import LogKey
+from toolgate.backends.postgres_watch import LAPSE
+from toolgate.backends.postgres_writer import PostgresWriter
 from toolgate.backends.pseudonyms import Pseudonyms
+from toolgate.backends.retaining import Retaining
 from toolgate.backends.spill import Spill
 from toolgate.backends.sql_claims import Claims
 from toolgate.backends.sql_doubts import SqlDoubts
 from toolgate.backends.sql_ledger import WAIT, SqlLedger
 from toolgate.backends.sqlite_writer import FLOOR, SqliteWriter
+from toolgate.core.retention import RetentionRule
 
 KEPT: Final = timedelta(days=30)
 """How long answers are kept. The keys themselves are kept for good, and refused from then on."""
@@ -41,15 +50,23 @@ class LedgerFiles:
     kept: timedelta = KEPT
     floor: int = FLOOR
     """Bytes that must be free on the disk before anything new is begun."""
+    retention: tuple[RetentionRule, ...] = ()
+    """For how long what lies beside the entries is kept."""
     patience: float = 10.0
-    """Seconds that a write waits for the disk."""
+    """Seconds that a write waits for the database."""
+    url: SecretStr | None = None
+    """The address of a PostgreSQL database, in the place of the file."""
+    strict: bool = False
+    """In PostgreSQL: serve only as a role that can change nothing of what was written."""
+    lapse: float = LAPSE
+    """In PostgreSQL: seconds without a word after which a gate is taken for gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SqliteLedger:
+class LedgerParts:
     """A ledger's parts, open."""
 
-    writer: SqliteWriter
+    writer: LedgerWriter
     calls: SqlLedger
     governing: Governing
     doubts: SqlDoubts
@@ -57,28 +74,57 @@ class SqliteLedger:
     entries: Entries
     pseudonyms: Pseudonyms
     leases: LeaseBook
+    erasing: Erasing
+    retaining: Retaining
 
     async def aclose(self) -> None:
         """Finish what is queued and let go of the files."""
         await asyncio.to_thread(self.writer.close)
 
 
-def open_sqlite_ledger(
-    files: LedgerFiles, key: LogKey, *, now: Callable[[], datetime], random: Callable[[int], bytes]
-) -> SqliteLedger:
-    """Open the ledger in `files`, whose checkpoints `key` signs; a new one where there is none.
+def writer_of(files: LedgerFiles, checkpoints: Checkpoints, *, now: Callable[[], datetime]) -> LedgerWriter:
+    """Open the database for writing, wherever it is.
 
     Raises:
         LedgerUnavailable: it cannot be opened, or does not hold what was published.
     """
-    checkpoints = Checkpoints(key, files.checkpoint, every=files.every)
-    writer = SqliteWriter(
-        files.database,
+
+    def clock() -> float:
+        return now().timestamp()
+
+    if files.url is None:
+        return SqliteWriter(
+            files.database, checkpoints, patience=files.patience, floor=files.floor, clock=clock
+        )
+    return PostgresWriter(
+        files.url.get_secret_value(),
         checkpoints,
         patience=files.patience,
-        floor=files.floor,
-        clock=lambda: now().timestamp(),
+        clock=clock,
+        lapse=files.lapse,
+        strict=files.strict,
     )
+
+
+def open_ledger_parts(
+    files: LedgerFiles,
+    key: LogKey,
+    *,
+    keys: Keys | None = None,
+    now: Callable[[], datetime],
+    random: Callable[[int], bytes],
+) -> LedgerParts:
+    """Open the ledger in `files`, whose checkpoints `key` signs; a new one where there is none.
+
+    `keys` has those that another machine puts in force.
+
+    Raises:
+        LedgerUnavailable: it cannot be opened, or does not hold what was published.
+    """
+    checkpoints = Checkpoints(key, files.checkpoint, every=files.every, keys=keys)
+    writer = writer_of(files, checkpoints, now=now)
+    where = SqliteFile(files.database) if files.url is None else PostgresDatabase(files.url)
+    engine = where.engine()
     entries = Entries(now=now, random=random)
     pseudonyms = Pseudonyms(writer, random)
     claims = Claims(writer.owners, files.kept)
@@ -96,7 +142,7 @@ def open_sqlite_ledger(
         now=now,
         wait=files.wait,
     )
-    return SqliteLedger(
+    return LedgerParts(
         writer=writer,
         calls=calls,
         governing=governing,
@@ -104,5 +150,7 @@ def open_sqlite_ledger(
         endings=endings,
         entries=entries,
         pseudonyms=pseudonyms,
-        leases=LeaseBook(writer, entries, pseudonyms, governing, now=now),
+        leases=LeaseBook(writer, entries, pseudonyms, governing, now=now, running=calls.names_of),
+        erasing=Erasing(writer, entries, claims, engine, now=now),
+        retaining=Retaining(writer, entries, engine, files.retention, now),
     )
