@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-_COMMIT = b"COMMIT\0"
-"""A connection spells it the first time only; from then on it names what it has prepared."""
+_COMMITTED = b"COMMIT\0"
+"""What the server says when it has committed."""
 
 
 @dataclass
@@ -18,7 +18,6 @@ class Line:
     port: int = 0
     whole: threading.Event = field(default_factory=threading.Event)
     cut_at_commit: threading.Event = field(default_factory=threading.Event)
-    _answer_to_lose: socket.socket | None = None
     _open: list[socket.socket] = field(default_factory=list[socket.socket])
 
     def cut(self) -> None:
@@ -45,10 +44,8 @@ class Line:
     def _forward(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
         with suppress(OSError):
             while said := source.recv(65_536):
-                if asks and _COMMIT in said and self.cut_at_commit.is_set():
+                if not asks and _COMMITTED in said and self.cut_at_commit.is_set():
                     self.cut_at_commit.clear()
-                    self._answer_to_lose = target
-                if source is self._answer_to_lose:
                     self.cut()
                     return
                 target.sendall(said)

@@ -288,8 +288,9 @@ async def rig(
     quiet_period: float = 30,
     every: float = 1.0,
     rules: str = RULES,
+    url: str | None = None,
 ) -> AsyncGenerator[Rig]:
-    """Build the gate on a database in `folder`; close it when everything that was begun has ended."""
+    """Build the gate on a database in `folder`, or at `url`; close it when all that was begun has ended."""
     desk, purse, shield = Desk(), Purse(), Shield()
     tools: list[AdmittedTool] = []
     for effect in get_args(Effect):
@@ -310,7 +311,7 @@ async def rig(
     def enforce(others: str) -> None:
         in_force[0] = Rulebook(catalog=catalog, policy=_policy(others))
 
-    parts = ledger_in(folder, patience=patience, wait=wait, clock=clock, every=every)
+    parts = ledger_in(folder, patience=patience, wait=wait, clock=clock, every=every, url=url)
     ledger, running = FailingLedger(parts.calls), AdapterTools(now=now)
     gateway = Gateway(
         rulebook=lambda: in_force[0],
@@ -335,6 +336,7 @@ def ledger_in(
     wait: float = 2.0,
     clock: Callable[[], datetime] = now,
     every: float = 1.0,
+    url: str | None = None,
 ) -> LedgerParts:
     """Open a ledger in `folder`, whose key is made when it is not there."""
     key = folder / "ledger.key"
@@ -347,6 +349,7 @@ def ledger_in(
         patience=patience,
         wait=wait,
         every=every,
+        url=None if url is None else SecretStr(url),
     )
     return open_ledger_parts(files, LogKey.read(key), now=clock, random=RandomPool().take)
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import closing
 from datetime import timedelta
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.gate_on_scripted_system import ANN, rig
+from tests.postgresql import OWNER, Cluster
 from toolgate.backends.log_key import LogKey
 from toolgate.core.outcome import Done, Failed, Refused, Unknown
 from toolgate.main import now
@@ -186,6 +188,39 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def test_two_that_look_repeated_in_one_commit_are_seen_as_such(
+    tmp_path: Path, postgresql: Cluster, postgresql_database: str
+) -> None:
+    """A server is asked about both before either is claimed."""
+    url = postgresql.url(OWNER, postgresql_database)
+    async with rig(tmp_path, without_key="guard", url=url) as gate:
+        gate.desk.behaviour = "refuses"
+        await gate.call(key=KEY)
+        gate.desk.behaviour = "does"
+        stalled, go = threading.Event(), threading.Event()
+
+        def stall(_batch: object) -> None:
+            stalled.set()
+            go.wait(10)
+
+        standing = asyncio.ensure_future(gate.parts.writer.write(stall))
+        await asyncio.to_thread(stalled.wait, 10)
+        first = asyncio.ensure_future(gate.call(key=KEY))
+        await asyncio.sleep(0)  # it is queued before the other one
+        second = asyncio.ensure_future(gate.call())
+        async with asyncio.timeout(10):
+            while gate.parts.writer._jobs.qsize() < 2:  # pyright: ignore[reportPrivateUsage]
+                await asyncio.sleep(0.01)
+        go.set()
+        await standing
+        again, alike = await first, await second
+
+    assert isinstance(again.outcome, Done)
+    assert isinstance(alike.outcome, Refused)
+    assert alike.outcome.code == "duplicate_suspected"
+    assert gate.desk.effects == 1
 
 
 async def test_entries_are_gapless_and_cannot_be_changed(tmp_path: Path) -> None:

@@ -152,6 +152,43 @@ async def _until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_what_is_queued_while_another_gate_has_the_turn_is_committed_with_the_rest(
+    server: Cluster, database: str, files: LedgerFiles, tmp_path: Path
+) -> None:
+    ledger = _opened(files, tmp_path)
+
+    def add(batch: Batch) -> int:
+        return batch.append(ledger.entries.bare("fault", "test", detail={}))
+
+    def answers(question: str) -> list[int]:
+        return [row[0] for row in other.execute(question).fetchall()]
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with closing(PostgresConnection(server.url(OWNER, database), seconds=10, purpose="test")) as other:
+        try:
+            await ledger.writer.write(add)
+            other.execute("BEGIN")
+            other.execute("SELECT size FROM ledger_tip WHERE id = 1 FOR UPDATE")
+            asked = [asyncio.ensure_future(ledger.writer.write(add))]
+            await _until(lambda: answers(waiting) == [1])
+            asked += [asyncio.ensure_future(ledger.writer.write(add)) for _ in range(3)]
+            published = asyncio.ensure_future(ledger.writer.publish())
+            asked += [asyncio.ensure_future(ledger.writer.write(add)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            other.execute("ROLLBACK")
+            together = await asyncio.gather(*asked)
+            note = await published
+        finally:
+            await ledger.aclose()
+        _, *commits = answers("SELECT xmin::text::bigint FROM ledger_entry WHERE kind = 'fault' ORDER BY idx")
+
+    assert together == list(range(together[0], together[0] + 7))
+    assert commits[:4] == [commits[0]] * 4
+    assert commits[4:] == [commits[4]] * 3
+    assert commits[0] < commits[4]
+    assert note is not None
+
+
 async def test_a_gate_that_stands_still_while_it_publishes_holds_nobody_up_for_long(
     server: Cluster, database: str, files: LedgerFiles, tmp_path: Path
 ) -> None:

@@ -27,6 +27,8 @@ Compared: TypeAlias = Literal["policy", "registry", "program"]
 
 _AGAIN: Final = 30.0
 """Seconds after which a gate says again what it runs: others may have forgotten one that was out of sight."""
+_LOOK: Final = 5.0
+"""Seconds between two looks at the others, where there is no news: each takes the turn of all writers."""
 _ALL: Final = Prepared(select(GATE).order_by(GATE.c.started_at, GATE.c.owner))
 _ADD: Final = Prepared(insert(GATE))
 _FORGET: Final = Prepared(delete(GATE).where(GATE.c.owner == bindparam("owner_")))
@@ -70,7 +72,7 @@ class Gates:
     def __init__(self, writer: LedgerWriter) -> None:
         self._writer = writer
         self._said: Running | None = None
-        self._say_again = 0.0
+        self._say_again = self._look_again = 0.0
         self.address = ""
         """What this gate listens on, once it does."""
         self.others: tuple[Gate, ...] = ()
@@ -83,6 +85,9 @@ class Gates:
             LedgerUnavailable: the database cannot be asked.
         """
         news = running != self._said or time.monotonic() >= self._say_again
+        if not news and time.monotonic() < self._look_again:
+            return
+        self._look_again = time.monotonic() + _LOOK
         rows = await self._writer.write(lambda batch: self._exchange(batch, running if news else None))
         if news:
             self._said, self._say_again = running, time.monotonic() + _AGAIN

@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import desc, select
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries
 from toolgate.backends.ledger_writer import LedgerWriter
-from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sql_tables import ENTRY, newest
 from toolgate.core.ports import Rulebook
 
-_LAST = Prepared(
-    select(ENTRY.c.idx, ENTRY.c.body).where(ENTRY.c.kind == "config").order_by(desc(ENTRY.c.idx)).limit(1)
-)
+_LAST = newest("config", ENTRY.c.body)
 
 
 class Governing:

@@ -84,9 +84,9 @@ class Batch:
         self.mark: tuple[int, bytes] | None = None
         """Index and leaf of the first entry: no other transaction can have put that leaf there."""
         self._touched: set[object] = set()
+        self._ahead: dict[tuple[Any, ...], SqlCursor] = {}
         asked = self.execute(_TIP, {})
-        ahead = connection.dialect == "postgresql"
-        self._ahead = {read.key: read.statement.on(connection, read.values) for read in reads if ahead}
+        self.ask(reads)
         tip = asked.fetchone()
         if tip is None:
             raise LedgerUnavailable("the ledger's tip is gone; run: toolgate ledger verify")
@@ -100,6 +100,11 @@ class Batch:
     def connection(self) -> SqlConnection:
         """The connection of the transaction."""
         return self._connection
+
+    def ask(self, reads: Iterable[Read]) -> None:
+        """Put the questions of jobs to a server, all at once, before the first of them is carried out."""
+        if self._connection.dialect == "postgresql":
+            self._ahead |= {read.key: read.statement.on(self._connection, read.values) for read in reads}
 
     def execute(self, statement: Prepared, parameters: dict[str, Any]) -> SqlCursor:
         """Run a statement inside the transaction."""

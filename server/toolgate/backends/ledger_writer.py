@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from toolgate import __version__
 from toolgate.backends.checkpoints import Checkpoints
@@ -48,6 +48,9 @@ class LedgerWriter(ABC):
         clock: seconds of the wall clock, whose steps are recorded.
     """
 
+    faults: ClassVar[tuple[type[Exception], ...]]
+    """What the database, and the files beside it, raise when something is wrong with them."""
+
     def __init__(self, checkpoints: Checkpoints, *, patience: float, clock: Callable[[], float]) -> None:
         self._checkpoints = checkpoints
         self._patience = patience
@@ -59,6 +62,8 @@ class LedgerWriter(ABC):
         self._generation, self._wseq = 0, 0
         self._ahead = clock() - time.monotonic()
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._aside: list[Job[Any] | None] = []
+        """What was found in the queue when it was too early for it."""
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
 
     @property
@@ -175,7 +180,7 @@ class LedgerWriter(ABC):
             if self._wseq:
                 self._transact([], self._note("writer_stop", "stopped", program=__version__))
                 self._publish()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the rest is let go of all the same
+        except self.faults as error:
             log.warning("the ledger was closed without a word: %s", cause(error))
         finally:
             self._let_go()
@@ -219,7 +224,7 @@ class LedgerWriter(ABC):
     def _next_jobs(self) -> tuple[list[Job[Any]], bool]:
         jobs: list[Job[Any]] = []
         try:
-            job = self._jobs.get(timeout=self._checkpoints.due_in())
+            job = self._aside.pop() if self._aside else self._jobs.get(timeout=self._checkpoints.due_in())
         except queue.Empty:
             return jobs, True
         while job is not None:
@@ -228,6 +233,18 @@ class LedgerWriter(ABC):
                 return jobs, True
             job = self._jobs.get()
         return jobs, False
+
+    def _take_along(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
+        """Add to `jobs` what was queued while others had the turn; gives what was added."""
+        late: list[Job[Any]] = []
+        while len(jobs) + len(late) < MOST_JOBS_A_COMMIT and not self._aside and not self._jobs.empty():
+            job = self._jobs.get()
+            if job is None or job.publishes:
+                self._aside.append(job)
+            else:
+                late.append(job)
+        jobs += late
+        return late
 
     def _commit(self, jobs: list[Job[Any]], *, again: bool = False) -> None:
         """Commit `jobs` together; when that fails, each by itself, so that one cannot sink the others."""
@@ -261,7 +278,7 @@ class LedgerWriter(ABC):
     def _attempt(self, job: Job[Any]) -> None:
         try:
             job.result = job.work(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
+        except self.faults as error:
             job.error = error
 
     def _transact(self, jobs: list[Job[Any]], *closing: Entry, again: bool = False) -> None:
@@ -272,6 +289,8 @@ class LedgerWriter(ABC):
             batch = self._batch = Batch(
                 connection, writer, self._wseq, self._preface, self.erased, reads=reads, again=again
             )
+            if jobs and not again:
+                batch.ask(read for job in self._take_along(jobs) for read in job.reads)
             for job in jobs:
                 if job.begin():
                     job.result = job.work(batch)
@@ -312,6 +331,6 @@ class LedgerWriter(ABC):
             try:
                 with self._publishing() as connection:
                     self._checkpoints.publish_what_is_due(connection)
-            except Exception as error:  # noqa: BLE001 - it is tried again, and the gate goes on
+            except self.faults as error:
                 self._checkpoints.put_off()
                 log.warning("no checkpoint could be published: %s", cause(error))

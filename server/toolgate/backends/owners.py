@@ -15,12 +15,15 @@ from typing import Protocol
 from sqlalchemy import and_, or_, select, union
 
 from toolgate.backends.sql_connection import SqlConnection
-from toolgate.backends.sql_tables import CLAIM, LEASE, VAULT_RUN, Prepared
+from toolgate.backends.sql_tables import CLAIM, LEASE, VAULT_RUN, Prepared, spelled
 
 _NEEDED = Prepared(
     union(
         select(CLAIM.c.owner).where(
-            or_(CLAIM.c.state == "in_progress", and_(CLAIM.c.state == "unknown", CLAIM.c.ended == 0))
+            or_(
+                CLAIM.c.state == spelled("in_progress"),
+                and_(CLAIM.c.state == spelled("unknown"), CLAIM.c.ended == 0),
+            )
         ),
         select(LEASE.c.owner),
         select(VAULT_RUN.c.owner),

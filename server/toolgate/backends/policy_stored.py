@@ -17,7 +17,6 @@ from sqlalchemy import (
     func,
     inspect,
     select,
-    text,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,7 +24,7 @@ from toolgate.backends.audit_queries import with_views
 from toolgate.backends.ledger_database import LedgerDatabase
 from toolgate.backends.ledger_entries import moment
 from toolgate.backends.sql_connection import cause
-from toolgate.backends.sql_tables import ACTIVATION, ENTRY, VERSION, Prepared
+from toolgate.backends.sql_tables import ACTIVATION, ENTRY, VERSION, Prepared, of_kind
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
 
 SHORT: Final = 12
@@ -48,8 +47,8 @@ _SAID: Final = (
 _ENFORCED: Final = _SAID.where(ACTIVATION.c.mode == "enforced").limit(1)
 _SHADOW: Final = _SAID.where(ACTIVATION.c.mode != "enforced").limit(1)
 _FILES: Final = select(VERSION.c.files).where(VERSION.c.digest == bindparam("digest"))
-_LAST_SAID: Final = text("SELECT max(idx) AS entry FROM ledger_entry WHERE kind = 'policy'")
-"""The newest entry about a version; a condition that the index on rare kinds is for."""
+_LAST_SAID: Final = select(func.max(of_kind("policy").c.idx).label("entry"))
+"""The newest entry about a version."""
 LAST_ENFORCED: Final = Prepared(_ENFORCED)
 LAST_SHADOW: Final = Prepared(_SHADOW)
 FILES: Final = Prepared(_FILES)

@@ -5,7 +5,7 @@ policy's versions are made of it may neither change nor remove, and triggers ref
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -130,13 +130,16 @@ def excess_rights(connection: PostgresConnection) -> list[str]:
 def whole(connection: PostgresConnection) -> Generator[None]:
     """Carry out several statements as one transaction."""
     connection.execute("BEGIN")
-    try:
+    with ExitStack() as undo:
+        undo.callback(_roll_back, connection)
         yield
         connection.execute("COMMIT")
-    except BaseException:
-        if not connection.is_lost:
-            connection.execute("ROLLBACK")
-        raise
+        undo.pop_all()
+
+
+def _roll_back(connection: PostgresConnection) -> None:
+    if not connection.is_lost:
+        connection.execute("ROLLBACK")
 
 
 def make(connection: PostgresConnection) -> None:

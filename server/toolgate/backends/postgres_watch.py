@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any, Final, Literal
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -83,8 +84,11 @@ class PostgresWatch:
         self._waiting: dict[int, set[_Waiter]] = {}
         self._changing = threading.Lock()
         self._started_at = time.time_ns() // 1000
-        self._connection = self._connected()
-        self._beat()
+        with ExitStack() as undo:
+            self._connection = self._connected()
+            undo.callback(self._connection.close)
+            self._beat()
+            undo.pop_all()
         self._thread = threading.Thread(target=self._keep_watch, name="ledger-watch", daemon=True)
         self._thread.start()
 
@@ -200,7 +204,7 @@ class PostgresWatch:
                     if self._leaving.is_set():
                         break
                 pause = 0.0
-            except Exception as error:  # noqa: BLE001 - a gate that nobody hears of can do nothing
+            except (PostgresError, LedgerUnavailable, OSError) as error:
                 if pause == 0.0:
                     log.warning("the others cannot hear of this gate: %s", told(error))
                 self._connection.close()
@@ -214,7 +218,8 @@ class PostgresWatch:
             with self._changing:
                 waiters = tuple(self._waiting.get(int(intent), ()))
             for waiter in waiters:
-                waiter.loop.call_soon_threadsafe(waiter.ended.set)
+                with suppress(RuntimeError):  # its loop was closed
+                    waiter.loop.call_soon_threadsafe(waiter.ended.set)
 
 
 def demand_same_time(before: float, theirs: float, after: float) -> None:

@@ -174,7 +174,7 @@ class Wire:
         until = time.monotonic() + seconds
         while True:
             while (notify := self._libpq.notifies()) is not None:
-                yield notify.extra.decode()
+                yield notify.extra.decode("utf-8", "replace")
             if (left := until - time.monotonic()) <= 0:
                 return
             if self._is_ready(select.POLLIN, left):

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -90,6 +90,8 @@ class PostgresWriter(LedgerWriter):
             version, or does not hold what the last published checkpoint says.
     """
 
+    faults = (PostgresError, OSError, ValueError, LedgerUnavailable)
+
     def __init__(
         self,
         url: str,
@@ -108,9 +110,13 @@ class PostgresWriter(LedgerWriter):
         open_ = partial(PostgresConnection, url, seconds=patience)
         self._open = partial(open_, purpose="writer")
         try:
-            self._connection = self._checked()
-            self._watch = PostgresWatch(partial(open_, purpose="watch"), lapse=lapse)
-            self._watch.sweep(self._connection)
+            with ExitStack() as undo:
+                self._connection = self._checked()
+                undo.callback(self._connection.close)
+                self._watch = PostgresWatch(partial(open_, purpose="watch"), lapse=lapse)
+                undo.callback(self._watch.leave, self._connection)
+                self._watch.sweep(self._connection)
+                undo.pop_all()
         except PostgresError as error:
             raise LedgerUnavailable(f"{shown(url)} could not be opened: {told(error)}") from error
         self._owners = PostgresOwners(self._watch, lambda: self._connection)
@@ -144,7 +150,8 @@ class PostgresWriter(LedgerWriter):
     async def scrub(self, *, rewrite: bool = False) -> bool:
         """Let the server overwrite what was deleted; False where this role may not, which owns no tables.
 
-        Calls go on meanwhile; not with `rewrite`, which locks each table while it is made anew.
+        It takes its statistics anew, too, which hold samples of values. Calls go on meanwhile; not with
+        `rewrite`, which locks each table while it is made anew.
         """
         return await asyncio.to_thread(self._scrub, rewrite=rewrite)
 
@@ -153,7 +160,7 @@ class PostgresWriter(LedgerWriter):
         try:
             connection.take_your_time()
             for table in _ERASABLE:
-                connection.execute(f"VACUUM {'(FULL) ' if rewrite else ''}{table.name}")
+                connection.execute(f"VACUUM ({'FULL, ' if rewrite else ''}ANALYZE) {table.name}")
             asked = {"tables": ",".join(table.name for table in _ERASABLE)}
             row = connection.execute(_MAY_VACUUM, asked).fetchone()
         except PostgresError as error:
@@ -168,8 +175,9 @@ class PostgresWriter(LedgerWriter):
 
     def _checked(self) -> PostgresConnection:
         """Open a connection to a server that holds what this gate knows to be durable."""
-        connection = self._open()
-        try:
+        with ExitStack() as undo:
+            connection = self._open()
+            undo.callback(connection.close)
             demand_durability(connection)
             connection.execute(_PINNED)
             demand_schema(connection, may_make=not self._strict)
@@ -178,16 +186,15 @@ class PostgresWriter(LedgerWriter):
                     f"the role that gates write under may {', '.join(excess)}; serve as a role that "
                     "owns nothing: toolgate ledger setup --writer ROLE"
                 )
-            self._checkpoints.guard(connection)
+            with _alone(connection):
+                self._checkpoints.guard(connection)
             if self._held is not None and not holds(connection, self._held):
                 raise LedgerUnavailable(
                     f"{shown(self._url)} does not hold the {self._held.size} entries that were recorded: it "
                     "is an old copy, or a standby that had not received them. Restore the newest one, or "
                     "run: toolgate ledger recover --accept-loss (what is lost is recorded)"
                 )
-        except BaseException:
-            connection.close()
-            raise
+            undo.pop_all()
         return connection
 
     def _connected(self) -> PostgresConnection:
@@ -221,9 +228,7 @@ class PostgresWriter(LedgerWriter):
     @contextmanager
     def _publishing(self) -> Generator[SqlConnection]:
         connection = self._connected()
-        with whole(connection):  # the server ends the session of a gate that stands still in a transaction
-            connection.execute(f"SET LOCAL lock_timeout = '{_FOR_ANOTHER}'")
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (PUBLISHING,))
+        with _alone(connection):
             yield connection
 
     def _committed(self, batch: Batch, jobs: int) -> None:
@@ -242,7 +247,7 @@ class PostgresWriter(LedgerWriter):
         while True:
             try:
                 return self._asked(self._connected())
-            except Exception as failed:  # noqa: BLE001 - the writer has to live
+            except self.faults as failed:
                 pause = next(pauses, _PAUSES[-1])
                 if time.monotonic() + pause > give_up:
                     log.warning("the ledger cannot be reached: %s", told(failed))
@@ -274,6 +279,15 @@ class PostgresWriter(LedgerWriter):
             held = row is not None and row["leaf"] == leaf
             _commit(connection)  # as far as a standby has this, it has what was committed before
         return held
+
+
+@contextmanager
+def _alone(connection: PostgresConnection) -> Generator[None]:
+    """Let nobody else publish. The server ends the session of a gate that stands still in a transaction."""
+    with whole(connection):
+        connection.execute(f"SET LOCAL lock_timeout = '{_FOR_ANOTHER}'")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (PUBLISHING,))
+        yield
 
 
 def _commit(connection: PostgresConnection) -> None:

@@ -9,16 +9,14 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    String,
     bindparam,
     func,
-    literal_column,
     or_,
     select,
 )
 
 from toolgate.backends.ledger_batch import Batch
-from toolgate.backends.sql_tables import ENTRY, PSEUDONYM, Prepared
+from toolgate.backends.sql_tables import ENTRY, PSEUDONYM, Prepared, spelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +55,9 @@ def _last(*conditions: ColumnElement[bool]) -> Select[Any]:
     return select(func.max(ENTRY.c.at).label("last")).where(*conditions)
 
 
-# Literally as the partial index of callers says it: only then it is used.
-_ASKED = or_(
-    *(ENTRY.c.kind == literal_column(f"'{kind}'", String) for kind in ("intent", "refusal", "repeat"))
-)
+_ASKED = or_(*(ENTRY.c.kind == spelled(kind) for kind in ("intent", "refusal", "repeat")))
 _LAST = {
     "subject": _last(ENTRY.c.who == bindparam("name_"), _ASKED),
-    "run": _last(ENTRY.c.run == bindparam("name_"), ENTRY.c.run != ""),
+    "run": _last(ENTRY.c.run == bindparam("name_"), ENTRY.c.run != spelled("")),
 }
 _LAST_PREPARED = {kind: Prepared(statement) for kind, statement in _LAST.items()}

@@ -13,7 +13,7 @@ from toolgate.backends.ledger_entries import Entries, micros
 from toolgate.backends.ledger_writer import LedgerWriter
 from toolgate.backends.sql_claims import Claimed, Claims
 from toolgate.backends.sql_connection import SqlRow
-from toolgate.backends.sql_tables import CLAIM, ENTRY, Prepared
+from toolgate.backends.sql_tables import CLAIM, ENTRY, Prepared, spelled
 from toolgate.core.call import Call, Caller
 from toolgate.core.claims import LOST, Asked, Doubtful, EarlierCall, Finding, State
 from toolgate.core.errors import NothingRecorded
@@ -179,9 +179,15 @@ class SqlDoubts:
 
         What tells that a call without a key is a repetition is of no use any more, and goes too.
         """
-        parameters = {"now": micros(self._now())}
-        parameters["most"] = _MOST_EXPIRED
-        return await self._writer.write(lambda batch: batch.execute(_EXPIRE, parameters).rowcount)
+        parameters = {"now": micros(self._now()), "most": _MOST_EXPIRED}
+
+        def work(batch: Batch) -> int:
+            due: list[SqlRow] = batch.execute(_DUE, parameters).fetchall()
+            for row in due:
+                batch.change(_EXPIRE, {"id_": row["call_id"]}, row["call_id"])
+            return len(due)
+
+        return await self._writer.write(work)
 
     def _forget_if_erased(self, batch: Batch, claimed: Claimed) -> None:
         if not batch.erased:
@@ -211,13 +217,16 @@ def _doubtful(claimed: Claimed, now: datetime) -> Doubtful:
 
 _INTENT = Prepared(select(ENTRY.c.body).where(ENTRY.c.idx == bindparam("idx_")))
 _IN_PROGRESS = Prepared(
-    select(CLAIM).where(CLAIM.c.state == "in_progress").order_by(CLAIM.c.until).limit(bindparam("most"))
+    select(CLAIM)
+    .where(CLAIM.c.state == spelled("in_progress"))
+    .order_by(CLAIM.c.until)
+    .limit(bindparam("most"))
 )
 _WAITED: ColumnElement[int] = bindparam("before", type_=Integer) - CLAIM.c.asked_at
 _UNKNOWN = Prepared(
     select(CLAIM)
     .where(
-        CLAIM.c.state == "unknown",
+        CLAIM.c.state == spelled("unknown"),
         CLAIM.c.until <= bindparam("until"),
         # Each pause is as long as the call was in doubt when it was last asked about.
         or_(
@@ -229,14 +238,14 @@ _UNKNOWN = Prepared(
     .limit(bindparam("most"))
 )
 _SETTLED = and_(CLAIM.c.outcome.is_not(None), CLAIM.c.state != "unknown")
+_DUE = Prepared(
+    select(CLAIM.c.call_id)
+    .where(CLAIM.c.expires_at <= bindparam("now"), _SETTLED)
+    .order_by(CLAIM.c.expires_at)
+    .limit(bindparam("most"))
+)
 _EXPIRE = Prepared(
     update(CLAIM)
-    .where(
-        CLAIM.c.call_id.in_(
-            select(CLAIM.c.call_id)
-            .where(CLAIM.c.expires_at <= bindparam("now"), _SETTLED)
-            .limit(bindparam("most"))
-        )
-    )
+    .where(CLAIM.c.call_id == bindparam("id_"))
     .values(state="expired", outcome=None, remembered=None, alike=bytes(32))
 )

@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, select
 
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import moment
-from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sql_tables import ENTRY, Prepared, spelled
 from toolgate.core.decision import Past
 
 LONGEST: Final = 10_000
@@ -14,7 +14,7 @@ LONGEST: Final = 10_000
 
 _OF_RUN = Prepared(
     select(ENTRY.c.call_id, ENTRY.c.tool, ENTRY.c.at)
-    .where(ENTRY.c.run == bindparam("run"), ENTRY.c.run != "")
+    .where(ENTRY.c.run == bindparam("run"), ENTRY.c.run != spelled(""))
     .where(ENTRY.c.who == bindparam("who"), ENTRY.c.kind == "intent")
     .order_by(ENTRY.c.idx)
     .limit(LONGEST + 1)

@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, cast
 
-from sqlalchemy import BindParameter, ClauseElement, Index, Table, text
+from sqlalchemy import (
+    CTE,
+    BindParameter,
+    ClauseElement,
+    ColumnElement,
+    Index,
+    String,
+    Table,
+    desc,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -380,6 +392,31 @@ class Prepared:
     def on(self, connection: SqlConnection, values: Mapping[str, Any] = NOTHING) -> SqlCursor:
         """Carry it out."""
         return connection.execute(self.texts[connection.dialect], {**self.fixed, **values})
+
+
+def spelled(constant: str) -> ColumnElement[str]:
+    """Give a constant that stands in the statement itself, for a condition that a partial index is for.
+
+    A server that has prepared a statement sees only so that the condition implies the index's. Where another
+    index is better, as for a call's own claim, the constant is to be a value as any other.
+    """
+    return literal_column(f"'{constant}'", String)
+
+
+def of_kind(kind: str, *columns: ColumnElement[Any]) -> CTE:
+    """Ask for all entries of a rare kind, to ask for the newest of them.
+
+    A server that is asked for that at once, and knows nothing of the table yet, goes back from the last entry
+    of all until it meets the kind. There is an index for the kind: it is to be looked up first.
+    """
+    entries = select(ENTRY.c.idx, *columns).where(ENTRY.c.kind == spelled(kind))
+    return entries.cte("of_kind").prefix_with("MATERIALIZED")
+
+
+def newest(kind: str, *columns: ColumnElement[Any]) -> Prepared:
+    """Ask for the newest entry of a rare kind."""
+    entries = of_kind(kind, *columns)
+    return Prepared(select(entries).order_by(desc(entries.c.idx)).limit(1))
 
 
 class Rows:

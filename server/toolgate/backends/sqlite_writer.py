@@ -57,6 +57,8 @@ class SqliteWriter(LedgerWriter):
             hold what the last published checkpoint says.
     """
 
+    faults = (sqlite3.Error, OSError, ValueError, LedgerUnavailable)
+
     def __init__(
         self,
         path: Path,
