@@ -4,7 +4,7 @@ import http.client
 import random
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from hashlib import sha256
@@ -17,7 +17,7 @@ from tests.ledgers import Signer
 from tests.shell import document, done, faults, run
 from tests.witnesses import Log, RunningWitness, Said, witnessing
 from toolgate.backends.cosigning import WitnessKey
-from toolgate.backends.witness_state import Witness
+from toolgate.backends.witness_state import Witness, new_state
 from toolgate.core.note import COSIGNATURE, VerifierKey
 from toolgate.core.witness import Cosigned, Stale, Submission
 
@@ -173,6 +173,7 @@ def test_the_state_is_one_file_that_is_not_made_anew(tmp_path: Path, log: Log) -
 def test_a_log_whose_key_changes_is_known_by_both_keys(tmp_path: Path) -> None:
     old, new = Log(), Log(signer=Signer(8))
     state, key = tmp_path / "state", WitnessKey.new("w")
+    new_state(state, key.verifier)
     witness = Witness(key, [old.key, new.key], state, now=lambda: 1_700_000_000.5)
     assert isinstance(witness.add(old.grow(3).asks(0)), Cosigned)
     new.leaves = list(old.leaves)
@@ -192,16 +193,60 @@ def test_a_cosignature_is_what_the_specification_says(tmp_path: Path) -> None:
     Ed25519PublicKey.from_public_bytes(key.verifier.public).verify(line.signature[8:], spelled)
 
 
-def test_a_key_is_made_once_and_shown(tmp_path: Path) -> None:
-    file = tmp_path / "keys" / "witness.key"
-    vkey = done("ledger", "witness-key", "witness.example/w1", "--key", f"{file}").strip()
+def test_a_key_is_made_once_with_its_state_and_shown(tmp_path: Path) -> None:
+    file, state = tmp_path / "keys" / "witness.key", tmp_path / "state"
+
+    def words(name: str, key: Path, its: Path) -> list[str]:
+        return ["ledger", "witness-key", name, "--key", f"{key}", "--state", f"{its}"]
+
+    vkey = done(*words("witness.example/w1", file, state)).strip()
+    made = state.read_bytes()
 
     assert VerifierKey.parse(vkey, COSIGNATURE).name == "witness.example/w1"
     assert file.with_suffix(".vkey").read_text() == f"{vkey}\n"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert "there is a key already" in faults("ledger", "witness-key", "w", "--key", f"{file}")
-    assert document("ledger", "witness-key", "w", "--key", f"{tmp_path / 'two'}")["name"] == "w"
-    assert run("ledger", "witness-key", "a b", "--key", f"{tmp_path / 'x'}").exit_code == 2
+    assert {file.stat().st_mode & 0o777, state.stat().st_mode & 0o777} == {0o600}
+    assert "there is a key already" in faults(*words("w", file, tmp_path / "state2"))
+    assert "there is a file already" in faults(*words("w", tmp_path / "two.key", state))
+    assert state.read_bytes() == made
+    assert not (tmp_path / "state2").exists(), "a state of no key"
+    assert not (tmp_path / "two.key").exists(), "a key of no state"
+    assert document(*words("w", tmp_path / "two.key", tmp_path / "state2"))["name"] == "w"
+    assert run(*words("a b", tmp_path / "x", tmp_path / "y")).exit_code == 2
+
+
+def _emptied(state: Path) -> None:
+    state.write_bytes(b"")
+
+
+def _of_another_key(state: Path) -> None:
+    state.unlink()
+    new_state(state, WitnessKey.new("w").verifier)
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        (Path.unlink, "unable to open"),
+        (_emptied, "it is empty"),
+        (_of_another_key, "another witness's key"),
+    ],
+    ids=["gone", "of 0 bytes", "another witness's"],
+)
+def test_a_state_that_was_lost_is_never_made_anew(
+    tmp_path: Path, log: Log, lost: Callable[[Path], object], told: str
+) -> None:
+    key, state, file = WitnessKey.new("w"), tmp_path / "state", tmp_path / "witness.key"
+    key.write(file)
+    new_state(state, key.verifier)
+    assert isinstance(Witness(key, [log.key], state).add(log.asks(0)), Cosigned)
+
+    lost(state)
+    before = state.read_bytes() if state.exists() else None
+
+    said = faults("ledger", "witness", "--key", f"{file}", "--state", f"{state}", "--log", f"{log.key}")
+    assert told in said
+    assert "this key must cosign no more" in said
+    assert (state.read_bytes() if state.exists() else None) == before
 
 
 def test_what_it_cannot_run_with_is_told(tmp_path: Path, log: Log) -> None:
@@ -230,6 +275,7 @@ def test_what_it_cannot_run_with_is_told(tmp_path: Path, log: Log) -> None:
     state.write_text("no database, and long enough to be looked at as one" * 20)
     assert "cannot be used" in told("--log", f"{log.key}")
     state.unlink()
+    new_state(state, WitnessKey.read(key).verifier)
     result = run(
         "ledger", "witness", "--key", f"{key}", "--state", f"{state}", "--log", f"{log.key}", "--listen", "x"
     )

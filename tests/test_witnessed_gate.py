@@ -299,7 +299,7 @@ def test_a_witness_that_has_forgotten_is_told_of_and_one_that_comes_back_is_trus
         gate.call("notes_search")
         wait_until(lambda: standing(gate)["each"]["w1"]["cosigned"], "it has cosigned")
         three[0].stop()
-        three[0].state.unlink()
+        three[0].forget()
         three[1].stop()
         wait_until(
             lambda: gate.call("notes_search") and standing(gate)["each"]["w2"]["standing"] == "silent", "w2"

@@ -15,8 +15,9 @@ from examples.demo.waiting import answers, free_port
 from tests.ledgers import Signer
 from toolgate.backends.cosigning import WitnessKey, cosignatures_in
 from toolgate.backends.log_key import LogKey
+from toolgate.backends.witness_state import new_state
 from toolgate.core.merkle import Frontier, consistency_proof, leaf_hash, root_at
-from toolgate.core.note import Checkpoint, Note, Signature, VerifierKey
+from toolgate.core.note import COSIGNATURE, Checkpoint, Note, Signature, VerifierKey
 from toolgate.core.witness import Submission
 from toolgate.core.witness_policy import NamedWitness
 
@@ -112,7 +113,7 @@ class RunningWitness:
 
     @property
     def named(self) -> NamedWitness:
-        from_policy = VerifierKey.parse(self.vkey, 4)
+        from_policy = VerifierKey.parse(self.vkey, COSIGNATURE)
         return NamedWitness(self.name, from_policy, self.url)
 
     def start(self, program: Sequence[str] = ("-m", "toolgate")) -> "RunningWitness":
@@ -140,6 +141,11 @@ class RunningWitness:
             self.process.terminate()
             self.process.wait(timeout=30)
             self.process = None
+
+    def forget(self) -> None:
+        """Put a new state in the place of the one that it has, as nobody should."""
+        self.state.unlink()
+        new_state(self.state, VerifierKey.parse(self.vkey, COSIGNATURE))
 
     def log(self) -> str:
         return " ".join((self.folder / "witness.log").read_text("utf-8", "replace").split())
@@ -173,6 +179,7 @@ def witnessing(folder: Path, name: str, *logs: VerifierKey, starts: bool = True)
     folder.mkdir()
     key = WitnessKey.new(f"witness.example/{name}")
     key.write(folder / "witness.key")
+    new_state(folder / "state", key.verifier)
     running = RunningWitness(name, folder, logs, free_port(), f"{key.verifier}")
     try:
         yield running.start() if starts else running

@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from sqlalchemy import bindparam, desc, insert, select
 
-from toolgate.backends.log_key import LogKey, is_signed, replace_file
+from toolgate.backends.durable_files import replace_file
+from toolgate.backends.log_key import LogKey, is_signed
 from toolgate.backends.log_key_rotation import finish_rotation, key_in_force, next_key
 from toolgate.backends.sql_connection import SqlConnection
 from toolgate.backends.sql_tables import CHECKPOINT, ENTRY, NODE, TIP, Prepared

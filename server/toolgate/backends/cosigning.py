@@ -1,8 +1,5 @@
 """A witness's key, and what it says under a checkpoint (c2sp.org/tlog-cosignature, Ed25519)."""
 
-import base64
-import binascii
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +9,12 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from toolgate.backends.log_key import replace_file, sync_folder
+from toolgate.backends.signer_file import BadSigner, read_signer, verifier_of, write_signer
 from toolgate.core.errors import Fault, Misconfigured
 from toolgate.core.note import COSIGNATURE, Note, Signature, VerifierKey, cosigned_message
 from toolgate.core.witness_policy import NamedWitness, WitnessPolicy
 
-_SIGNER: Final = re.compile(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)\n?")
 _NAME: Final = re.compile(r"[^\s+]{1,200}")
-_SEED_BYTES: Final = 32
 _TIME_BYTES, _SIGNATURE_BYTES = 8, 64
 _LATEST: Final = 2**63 - 1
 
@@ -29,7 +24,7 @@ class WitnessKey:
 
     def __init__(self, name: str, private: Ed25519PrivateKey) -> None:
         self._private = private
-        self.verifier = VerifierKey(name, private.public_key().public_bytes_raw(), COSIGNATURE)
+        self.verifier = verifier_of(name, private, COSIGNATURE)
 
     @classmethod
     def new(cls, name: str) -> "WitnessKey":
@@ -46,22 +41,10 @@ class WitnessKey:
             Misconfigured: it is not there, others may read it, or it is no key.
         """
         try:
-            if file.stat().st_mode & 0o077:
-                raise _fault(file, "it can be read by others", f"run: chmod 600 {file}")
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise _fault(file, f"it cannot be read ({error})", _MAKE_ONE) from error
-        found = _SIGNER.fullmatch(text)
-        try:
-            key = base64.b64decode(found[3], validate=True) if found else b""
-        except binascii.Error as error:
-            raise _fault(file, "it was damaged", "restore it") from error
-        if found is None or len(key) != 1 + _SEED_BYTES or key[0] != COSIGNATURE:
-            raise _fault(file, "it is no witness's key", _MAKE_ONE)
-        read = cls(found[1], Ed25519PrivateKey.from_private_bytes(key[1:]))
-        if read.verifier.id.hex() != found[2]:
-            raise _fault(file, "it was damaged", "restore it")
-        return read
+            return cls(*read_signer(file, COSIGNATURE))
+        except BadSigner as bad:
+            fault = Fault(f"{file}", "the witness's key", f"it {bad.problem}", bad.remedy or _MAKE_ONE)
+            raise Misconfigured([fault]) from bad
 
     def write(self, file: Path) -> None:
         """Write it where only the owner may read it, and its public half beside it as `.vkey`.
@@ -69,26 +52,13 @@ class WitnessKey:
         Raises:
             FileExistsError: there is one already.
         """
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
-        replace_file(draft, self._spelled(), 0o600)
-        try:
-            file.hardlink_to(draft)
-        finally:
-            draft.unlink()
-        sync_folder(file)
-        replace_file(file.with_suffix(".vkey"), f"{self.verifier}\n", 0o644)
+        write_signer(file, self.verifier, self._private)
 
     def cosign(self, text: str, at: int) -> Signature:
         """Say that, `at` seconds after 1970, `text` is the largest consistent tree that was seen."""
         signature = self._private.sign(cosigned_message(text, at))
         timestamped = at.to_bytes(_TIME_BYTES, "big") + signature
         return Signature(self.verifier.name, self.verifier.id, timestamped)
-
-    def _spelled(self) -> str:
-        name, id_ = self.verifier.name, self.verifier.id.hex()
-        key = base64.b64encode(bytes([COSIGNATURE]) + self._private.private_bytes_raw()).decode()
-        return f"PRIVATE+KEY+{name}+{id_}+{key}\n"
 
 
 @dataclass(frozen=True)
@@ -136,8 +106,4 @@ def cosigned_at(note: Note, line: Signature, key: VerifierKey) -> int | None:
     return at
 
 
-def _fault(file: Path, problem: str, remedy: str) -> Misconfigured:
-    return Misconfigured([Fault(f"{file}", "the witness's key", problem, remedy)])
-
-
-_MAKE_ONE: Final = "restore it, or make one: toolgate ledger witness-key NAME --key FILE"
+_MAKE_ONE: Final = "restore it, or make one: toolgate ledger witness-key NAME --key FILE --state FILE"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from toolgate.backends.log_key import sync_folder
+from toolgate.backends.durable_files import sync, sync_folder
 from toolgate.core.errors import LedgerUnavailable
 
 _PRIVATE: Final = 0o600
@@ -49,10 +49,10 @@ def synced(files: list[Path], top: Path) -> None:
     """Bring to the disk what was written to these files, and their names in the folders up to `top`."""
     folders: set[Path] = set()
     for file in files:
-        _sync(file)
+        sync(file)
         folders.update(folder for folder in file.parents if folder == top or top in folder.parents)
     for folder in folders:
-        _sync(folder)
+        sync(folder)
 
 
 @contextmanager
@@ -76,11 +76,3 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LedgerUnavailable(f"another export writes into {folder}; wait for it") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

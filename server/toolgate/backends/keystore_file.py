@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import Field, ValidationError
 
-from toolgate.backends.log_key import replace_file
+from toolgate.backends.durable_files import replace_file
 from toolgate.backends.master_key import KeyOrigin
 from toolgate.core.errors import CredentialUnavailable
 from toolgate.core.record import Record

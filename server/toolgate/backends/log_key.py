@@ -1,9 +1,6 @@
 """The key with which the log signs its checkpoints: Ed25519, in a file that only its owner may read."""
 
 import base64
-import binascii
-import os
-import re
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +9,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from toolgate.backends.signer_file import (
+    BadSigner,
+    read_signer,
+    replace_signer,
+    show_verifier,
+    verifier_of,
+    write_signer,
+)
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import ED25519, Checkpoint, Note, VerifierKey, signed
 
-_SIGNER: Final = re.compile(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)\n?")
-_SEED_BYTES: Final = 32
+_SECRET_BYTES: Final = 32
 
 
 class LogKey:
@@ -30,7 +34,7 @@ class LogKey:
         self._private = private
         self.file = file
         self._seen = _identity(file)
-        self.verifier = VerifierKey(origin, private.public_key().public_bytes_raw())
+        self.verifier = verifier_of(origin, private, ED25519)
 
     @classmethod
     def new(cls, origin: str) -> "LogKey":
@@ -45,22 +49,10 @@ class LogKey:
             LedgerUnavailable: it is not there, others may read it, or it is no key.
         """
         try:
-            if file.stat().st_mode & 0o077:
-                raise LedgerUnavailable(f"{file.name} can be read by others; run: chmod 600 {file}")
-            text = file.read_text("ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LedgerUnavailable(f"{file.name}, the ledger's key, cannot be read; restore it") from error
-        found = _SIGNER.fullmatch(text)
-        try:
-            key = base64.b64decode(found[3], validate=True) if found else b""
-        except binascii.Error as error:
-            raise LedgerUnavailable(f"{file.name} was damaged; restore it") from error
-        if found is None or len(key) != 1 + _SEED_BYTES or key[0] != ED25519:
-            raise LedgerUnavailable(f"{file.name} is not a signer key; restore it")
-        read = cls(found[1], Ed25519PrivateKey.from_private_bytes(key[1:]), file)
-        if read.verifier.id.hex() != found[2]:
-            raise LedgerUnavailable(f"{file.name} was damaged; restore it")
-        return read
+            return cls(*read_signer(file, ED25519), file)
+        except BadSigner as bad:
+            remedy = bad.remedy or "restore it"
+            raise LedgerUnavailable(f"{file.name}, the ledger's key, {bad.problem}; {remedy}") from bad
 
     def write(self, file: Path) -> None:
         """Write it where only the owner may read it, and its public half beside it as `.vkey`.
@@ -68,23 +60,15 @@ class LogKey:
         Raises:
             FileExistsError: there is one already; of several that are written at once, one wins.
         """
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
-        replace_file(draft, self._spelled(), 0o600)
-        try:
-            file.hardlink_to(draft)
-        finally:
-            draft.unlink()
-        sync_folder(file)
-        self.show(file)
+        write_signer(file, self.verifier, self._private)
 
     def keep(self, file: Path) -> None:
         """Put it in the place of `file`, wholly and durably, where only the owner may read it."""
-        replace_file(file, self._spelled(), 0o600)
+        replace_signer(file, self.verifier, self._private)
 
     def show(self, file: Path) -> None:
         """Write its public half beside `file`, as `.vkey`."""
-        replace_file(file.with_suffix(".vkey"), f"{self.verifier}\n", 0o644)
+        show_verifier(file, self.verifier)
 
     def current(self) -> "LogKey":
         """Give the key that is in its file now: another process may have changed it.
@@ -95,11 +79,6 @@ class LogKey:
         if self.file is None or _identity(self.file) in {None, self._seen}:
             return self
         return LogKey.read(self.file)
-
-    def _spelled(self) -> str:
-        name, id_ = self.verifier.name, self.verifier.id.hex()
-        key = base64.b64encode(bytes([ED25519]) + self._private.private_bytes_raw()).decode()
-        return f"PRIVATE+KEY+{name}+{id_}+{key}\n"
 
     def sign(self, message: bytes) -> bytes:
         """Sign `message` (RFC 8032)."""
@@ -123,7 +102,7 @@ class LogKey:
 
     def derived(self, purpose: str) -> bytes:
         """Give a secret for another `purpose`, from which nobody can tell this key (RFC 5869)."""
-        known = HKDF(algorithm=SHA256(), length=_SEED_BYTES, salt=None, info=purpose.encode())
+        known = HKDF(algorithm=SHA256(), length=_SECRET_BYTES, salt=None, info=purpose.encode())
         return known.derive(self._private.private_bytes_raw())
 
     def note(self, checkpoint: Checkpoint, *others: "LogKey") -> Note:
@@ -147,28 +126,6 @@ def is_signed(note: Note, key: VerifierKey) -> bool:
                 return False
             return True
     return False
-
-
-def replace_file(file: Path, text: str, mode: int) -> None:
-    """Put `text` in the place of the file, wholly and durably."""
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
-    sync_folder(file)
-
-
-def sync_folder(file: Path) -> None:
-    """Make durable what a rename beside `file` did."""
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _identity(file: Path | None) -> tuple[int, int] | None:

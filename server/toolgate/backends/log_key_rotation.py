@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import desc, select
 
+from toolgate.backends.durable_files import sync_folder
 from toolgate.backends.ledger_batch import Batch
 from toolgate.backends.ledger_entries import Entries
-from toolgate.backends.log_key import LogKey, sync_folder
+from toolgate.backends.log_key import LogKey
 from toolgate.backends.sql_connection import SqlConnection
-from toolgate.backends.sql_tables import ENTRY, Prepared
+from toolgate.backends.sql_tables import ENTRY, newest
 from toolgate.core.errors import LedgerUnavailable
 
-_LAST = Prepared(
-    select(ENTRY.c.body).where(ENTRY.c.kind == "key_rotate").order_by(desc(ENTRY.c.idx)).limit(1)
-)
+_LAST = newest("key_rotate", ENTRY.c.body)
 
 
 def begin_rotation(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from keyring.errors import KeyringError
 from pydantic import SecretStr
 
-from toolgate.backends.log_key import sync_folder
+from toolgate.backends.durable_files import sync_folder
 from toolgate.core.errors import CredentialUnavailable
 from toolgate.core.record import Record
 

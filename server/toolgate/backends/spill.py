@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 from pydantic import Field, ValidationError
 
-from toolgate.backends.log_key import sync_folder
+from toolgate.backends.durable_files import sync_folder
 from toolgate.core.claims import State
 from toolgate.core.record import JsonObject, Record
 

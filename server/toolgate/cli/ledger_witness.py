@@ -11,7 +11,7 @@ from rich.text import Text
 from starlette.types import ASGIApp
 
 from toolgate.backends.cosigning import WitnessKey
-from toolgate.backends.witness_state import Witness
+from toolgate.backends.witness_state import Witness, new_state
 from toolgate.cli.http_server import Ending, HttpServer, config_of
 from toolgate.cli.logs import log_each_request
 from toolgate.cli.output import AsJson, err, print_json
@@ -26,14 +26,13 @@ _END_SECONDS: Final = 5.0
 
 app = typer.Typer(help="Witness ledgers.", no_args_is_help=True)
 Key = Annotated[Path, typer.Option("--key", help="The file of the witness's key.", metavar="FILE")]
+State = Annotated[Path, typer.Option("--state", help="The one file that it keeps.", metavar="FILE")]
 
 
 @app.command("witness")
 def witness(
     key: Key,
-    state: Annotated[
-        Path, typer.Option("--state", help="The one file that it keeps; made new.", metavar="FILE")
-    ],
+    state: State,
     log: Annotated[
         list[str],
         typer.Option("--log", help="A log's verifier key, or a file with such keys.", metavar="VKEY"),
@@ -58,20 +57,27 @@ def witness(
 def witness_key(
     name: Annotated[str, typer.Argument(help="The witness's name: witness.example.com/one.", metavar="NAME")],
     key: Key,
+    state: State,
     as_json: AsJson = False,  # noqa: FBT002 - a command's flag
 ) -> None:
-    """Make a witness's key, and print its public half: what gates and auditors are given."""
+    """Make a witness's key and its empty state, and print the key's public half: what others are given."""
     try:
         made = WitnessKey.new(name)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from error
     try:
+        new_state(state, made.verifier)
+    except FileExistsError as error:
+        problem = "there is a file already, and a key begins with a state of its own"
+        raise Misconfigured([Fault(f"{state}", "--state", problem, "name another file")]) from error
+    try:
         made.write(key)
     except FileExistsError as error:
+        state.unlink()
         problem = "there is a key already, and what it has cosigned would count for nothing"
         raise Misconfigured([Fault(f"{key}", "--key", problem, "name another file")]) from error
     if as_json:
-        print_json({"name": name, "vkey": f"{made.verifier}", "file": f"{key}"})
+        print_json({"name": name, "vkey": f"{made.verifier}", "file": f"{key}", "state": f"{state}"})
     else:
         typer.echo(f"{made.verifier}")
 
