@@ -19,14 +19,15 @@ from tests.ledgers import Signer, Story, a_story, note_of, publish, write
 from tests.shell import document, done, faults, run
 from toolgate.backends.audit_queries import ask
 from toolgate.backends.audit_questions import BY_NAME
-from toolgate.backends.duckdb_engine import DuckDbDialect
+from toolgate.backends.duckdb_engine import DuckDbDialect, duckdb_engine
 from toolgate.backends.export_parquet import export_parquet
 from toolgate.backends.ledger_database import SqliteFile
 from toolgate.backends.parquet_files import ParquetExport, read_manifest
 from toolgate.backends.parquet_verify import verify_parquet
+from toolgate.core.commitment import commitment
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.verifier import Note as VerifiedNote
-from toolgate.verifier import Report, Unreadable, VerifierKey, read_keys
+from toolgate.verifier import Report, Unreadable, VerifierKey, read_keys, verify_ledger
 
 KEY = "a-key-of-16-chars-1"
 
@@ -174,7 +175,7 @@ from toolgate.backends import export_parquet
 from toolgate.backends.ledger_database import SqliteFile
 
 left = int(sys.argv[3])
-sync = export_parquet._sync
+sync = export_parquet.sync
 
 def counted(path):
     global left
@@ -183,7 +184,7 @@ def counted(path):
         os.kill(os.getpid(), signal.SIGKILL)
     sync(path)
 
-export_parquet._sync = counted
+export_parquet.sync = counted
 export_parquet.export_parquet(SqliteFile(Path(sys.argv[1])).engine(), Path(sys.argv[2]), part=5)
 """
 
@@ -340,6 +341,96 @@ def test_what_was_changed_in_an_export_is_found(
     assert said in {fault.where for fault in report.faults}
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["[]", "nothing", "3", '{"kind": 1e9}', '{"a": 1, "a": 2}', '{"rules": [99999999999999999999]}', ""],
+)
+def test_an_entry_that_is_none_of_the_gates_is_a_fault(exported: Path, tmp_path: Path, body: str) -> None:
+    part = _part(exported, 1)
+    rows = f"SELECT * REPLACE (CASE idx WHEN {part.first} THEN '{body}' ELSE body END AS body) FROM it"
+    out = _changed(exported, tmp_path, part.entries, rows)
+
+    report = verify_parquet(out, keys=_keys(exported), checkpoints=[])
+
+    assert (report.verdict, report.first_bad) == ("tampered", part.first)
+    assert {"leaf", "body"} <= {fault.where for fault in report.faults if fault.index == part.first}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "SELECT * REPLACE (CAST(NULL AS VARCHAR) AS body) FROM it",
+        "SELECT * REPLACE (CAST(NULL AS BIGINT) AS idx) FROM it",
+        "SELECT * REPLACE (CAST(NULL AS BLOB) AS leaf) FROM it",
+    ],
+)
+def test_what_is_not_there_is_a_fault(exported: Path, tmp_path: Path, rows: str) -> None:
+    out = _changed(exported, tmp_path, _part(exported, 1).entries, rows)
+
+    assert verify_parquet(out, keys=_keys(exported), checkpoints=[]).verdict == "tampered"
+
+
+@pytest.mark.parametrize(
+    "changed", ["'no json' AS value", "CAST(NULL AS BLOB) AS salt", "CAST(NULL AS VARCHAR) AS field"]
+)
+def test_a_value_that_cannot_be_one_is_a_fault(exported: Path, tmp_path: Path, changed: str) -> None:
+    out = _changed(exported, tmp_path, _part(exported, 1).payloads, f"SELECT * REPLACE ({changed}) FROM it")
+
+    assert verify_parquet(out, keys=_keys(exported), checkpoints=[]).verdict == "tampered"
+
+
+def test_a_value_that_is_committed_to_and_no_json_is_a_fault(exported: Path, tmp_path: Path) -> None:
+    part = _part(exported, 1)
+    with duckdb.connect() as connection:
+        kept = f"read_parquet('{exported / 'out' / part.payloads}') WHERE field = 'arguments' LIMIT 1"
+        found = connection.execute(f"SELECT idx, salt, value FROM {kept}").fetchone()
+    assert found is not None
+    index, salt, value = found
+    old, new = (commitment(salt, "arguments", said) for said in (value.encode(), b"no json"))
+    bodies = f"SELECT * REPLACE (replace(body, '{old}', '{new}') AS body) FROM it"
+    values = (
+        f"SELECT * REPLACE (CASE WHEN (idx, field) = ({index}, 'arguments') THEN 'no json' ELSE value END "
+        "AS value) FROM it"
+    )
+    for folder in ("once", "twice"):
+        (tmp_path / folder).mkdir()
+    _changed(exported, tmp_path / "once", part.entries, bodies)
+    out = _changed(tmp_path / "once", tmp_path / "twice", part.payloads, values)
+
+    report = verify_parquet(out, keys=_keys(exported), checkpoints=[])
+
+    assert (index, "a column beside the value is not what the value says") in {
+        (fault.index, fault.what) for fault in report.faults
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"wseq": 7}, "wseq is 7"),
+        ({"kind": "outcome"}, "intent None is no earlier entry of kind intent"),
+        ({"verdict": "deny"}, "an intent whose verdict is not allow"),
+    ],
+    ids=["a writer's count", "an end of nothing", "a refusal that was done"],
+)
+def test_a_story_that_is_not_possible_is_found_though_all_of_it_is_signed(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """The same is found in the ledger itself: nobody can make an export of it that verifies."""
+    story, ours = a_story(2), Signer(1)
+    assert story.bodies[16]["kind"] == "intent"
+    story.bodies[16] |= change
+    _story(story, tmp_path, [(len(story.bodies), ours)])
+    report = verify_parquet(tmp_path / "out", keys=[_verifier(ours)], checkpoints=_kept(tmp_path / "out"))
+    ledger = verify_ledger(
+        tmp_path / "ledger.db", keys=[_verifier(ours)], checkpoints=_kept(tmp_path / "out")
+    )
+
+    assert (report.verdict, report.first_bad) == ("tampered", 16), [*report.lines()]
+    assert said in str(report.headline)
+    assert {fault.what for fault in ledger.faults} <= {fault.what for fault in report.faults}
+
+
 def test_ends_that_came_later_are_held_against_the_entries(exported: Path, tmp_path: Path) -> None:
     out = _changed(exported, tmp_path, "late_ends.parquet", "SELECT * FROM it LIMIT 0")
 
@@ -380,6 +471,24 @@ def test_an_export_is_made_asked_and_verified_at_a_shell() -> None:
         "who-read",
         "export parquet",
     ]
+
+
+def test_what_does_not_fit_into_memory_lies_where_nobody_else_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, spilled = tmp_path / "here", tmp_path / "spilled"
+    here.mkdir()
+    spilled.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", f"{spilled}")
+    with duckdb_engine("SET memory_limit = '30MB'").connect() as connection:
+        ordered = connection.exec_driver_sql("SELECT md5(range::TEXT) AS m FROM range(1_000_000) ORDER BY m")
+        ordered.fetchone()
+        (folder,) = spilled.iterdir()
+        assert folder.stat().st_mode & 0o077 == 0
+        assert any(file.stat().st_size for file in folder.iterdir())
+
+    assert list(here.iterdir()) == list(spilled.iterdir()) == []
 
 
 @pytest.mark.usefixtures("here")

@@ -20,19 +20,29 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ledgers import Signer, a_story, write
+from tests.ledgers import Signer, Story, a_story, write
 from tests.shell import document, done, faults, really, run
 from toolgate.backends.audit_dialects import DIALECTS
-from toolgate.backends.audit_queries import Found, ask
+from toolgate.backends.audit_queries import Filter, Found, NamedQuery, answer, ask
 from toolgate.backends.audit_questions import BY_NAME, QUERIES
 from toolgate.backends.export_bundle import Answer, Beside, write_bundle
 from toolgate.backends.ledger_database import SqliteFile
+from toolgate.backends.ledger_entries import moment
 from toolgate.backends.ledger_reading import Published
 from toolgate.backends.log_key import LogKey
 from toolgate.backends.sqlite_files import reader
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.note import Checkpoint
-from toolgate.verifier import NAMING, Report, Unreadable, read_keys, read_note, rows_as_csv, verify_bundle
+from toolgate.verifier import (
+    NAMING,
+    QUESTIONS,
+    Report,
+    Unreadable,
+    read_keys,
+    read_note,
+    rows_as_csv,
+    verify_bundle,
+)
 
 DATABASE: Final = "data/toolgate.db"
 
@@ -116,12 +126,12 @@ def test_a_bundle_is_verified_and_says_what_was_checked(bundle: Path, here: Path
     said = "\n".join(report.lines())
     for text in (
         "7 values open the commitments",
-        "what comes from entries, in every row: call_id, effect, entry, rules, status, tenant, time, tool",
+        "in every row: asked, call_id, effect, entry, rules, status, tenant, time, tool, verdict",
         "not checked: in some rows: end_entry",
         "entries begin with the",
         "the older checkpoint says what old says",
         "not checked: that there are no other rows",
-        "not checked: the columns acting, asked, client, subject: nothing signs them",
+        "not checked: the columns acting, client, subject: nothing signs them",
     ):
         assert text in said, text
 
@@ -188,6 +198,76 @@ def test_every_question_has_a_bundle_that_verifies_or_is_refused(
     report = verify_bundle(tmp_path / "b.zip", keys=read_keys("keys/ledger.vkey"))
 
     assert report.verdict == ("verified" if answer.found.rows else "cannot tell"), [*report.lines()]
+
+
+@pytest.fixture(scope="module")
+def storied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with entries for every question that names entries, but for one about approvals."""
+    file = tmp_path_factory.mktemp("storied") / "ledger.db"
+    story, by = a_story(2), "p" + "0" * 20
+    story.lent(2)
+    story.add("audit_read", "asked", kept="asked", asked={"query": "calls"}, by=0, query="calls")
+    story.bodies[-1]["by"] = by
+    story.add("auth_failure", "refused", kept="source", source="10.0.0.1", count=2, reasons={"expired": 2})
+    story.add("fault", "clock_step", detail={"by_us": 9})
+    story.add("policy", "activated", policy="2" * 64, previous=None, override=False, cases=3)
+    erased = {"subject": 1, "client": 0, "run": 0}
+    begun = story.add("erase", "begun", tenant="acme", kept="basis", basis="asked for", names=erased)
+    removed = {"arguments": 1, "result": 0, "caller": 0, "addresses": 0, "names": 0}
+    said: dict[str, Any] = {
+        "rule": 1,
+        "tenant": "acme",
+        "days": 30,
+        "before": 1_700_000_000_000_000,
+        "removed": removed,
+    }
+    kept = story.add("retention", "applied", **said)
+    destroy: dict[str, Any] = {
+        "call_id": "c-d",
+        "tool": "crm.note.remove",
+        "effect": "destroy",
+        "role": "agent",
+    }
+    story.add("intent", "opened", tenant="acme", who=by, verdict="allow", **destroy)
+    write(story, file, [(len(story.bodies), Signer(1))])
+    with closing(sqlite3.connect(file)) as ledger, ledger:
+        ledger.execute("UPDATE pseudonym SET value = CAST(json_array('home', 'desk', name) AS BLOB)")
+        ledger.execute("INSERT INTO erasure VALUES (?, NULL, 0, 0, 0, 0, 0)", (begun,))
+        ledger.execute("INSERT INTO retention_run (entry, first, last) VALUES (?, 0, 9)", (kept,))
+    return file
+
+
+def _told(storied: Path, name: str, place: Path) -> Path:
+    """Write the bundle of a question about the whole story."""
+    given: dict[Filter, str | int] = {"hours": "03-04", "call": "c-acme-1", "run": f"p{1:020x}", "value": "1"}
+    asked: dict[Filter, str | int] = {
+        one: value for one, value in given.items() if one in BY_NAME[name].needed
+    }
+    found = answer(reader(storied), BY_NAME[name], asked, most=100)
+    said = Answer(name=name, question="", sql="", filters={}, found=found)
+    with place.open("wb") as file:
+        beside = Beside(keys=[f"{Signer(1).key}"])
+        write_bundle(reader(storied), file, said, beside, lambda done, total: None)
+    return place
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_bundle_of_every_kind_of_row_verifies_and_no_cell_that_is_checked_can_change(
+    storied: Path, tmp_path: Path, name: str
+) -> None:
+    keys = read_keys(f"{Signer(1).key}")
+    files = _files(_told(storied, name, tmp_path / "b.zip"))
+    report = verify_bundle(tmp_path / "b.zip", keys=keys)
+    rows = json.loads(files["rows.json"])
+
+    assert bool(rows) is (name != "approvals")
+    assert report.verdict == ("verified" if rows else "cannot tell"), [*report.lines()]
+    every = "what comes from entries, in every row: "
+    checked = [said.removeprefix(every) for said in report.checked if said.startswith(every)]
+    for column in ", ".join(checked).split(", ") if checked else ():
+        changed, cell = dict(files), rows[0][column]
+        _row(column, cell + 1_000_000 if isinstance(cell, int) else "changed")(changed)
+        assert verify_bundle(_zip(changed, tmp_path / "c.zip"), keys=keys).verdict == "tampered", column
 
 
 def test_the_newest_entries_are_published_first(here: Path, tmp_path: Path) -> None:
@@ -440,6 +520,19 @@ def test_a_file_of_an_entry_that_is_not_verified_is_named(bundle: Path, tmp_path
     assert f"files that are no part of a bundle: {name!a}" in report.not_checked
 
 
+def _renamed(name: str, columns: tuple[str, ...]) -> Callable[[dict[str, bytes]], None]:
+    """Call the answer that of another question, with its columns: what it has not is cut out or empty."""
+
+    def change(files: dict[str, bytes]) -> None:
+        query = json.loads(files["query.json"])
+        rows = [{column: row.get(column) for column in columns} for row in json.loads(files["rows.json"])]
+        files["query.json"] = json.dumps(query | {"name": name, "columns": [*columns]}).encode()
+        files["rows.json"] = json.dumps(rows).encode()
+        files["rows.csv"] = rows_as_csv(columns, [[*row.values()] for row in rows]).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(("column", "value"), [("status", "failed"), ("verdict", "deny"), ("effect", "read")])
 def test_the_name_of_the_question_does_not_decide_what_is_compared(
     bundle: Path, tmp_path: Path, column: str, value: str
@@ -450,9 +543,97 @@ def test_the_name_of_the_question_does_not_decide_what_is_compared(
     _row(column, value, of=3)(files)
     report = _verify(_zip(files, tmp_path / "changed.zip"))
 
-    assert renamed.verdict == "verified"
+    for found in (renamed, report):
+        assert found.verdict == "tampered"
+        assert "they are not those of the question 'leases'" in {fault.what for fault in found.faults}
     assert "query.json: question, filters and SQL" in renamed.not_checked
-    assert (report.verdict, report.first_bad) == ("tampered", 3)
+
+
+_CUT: Final = {"effect", "verdict", "rules", "end_entry"}
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("leases", [column for column in QUESTIONS["calls"].columns if column not in _CUT]),
+        ("leases", [*QUESTIONS["leases"].columns]),
+        ("vault-runs", [*QUESTIONS["vault-runs"].columns]),
+        ("calls", [column for column in QUESTIONS["calls"].columns if column != "end_entry"]),
+        ("outside-hours", [*QUESTIONS["outside-hours"].columns]),
+        ("touched", [*QUESTIONS["touched"].columns]),
+    ],
+    ids=["cut", "as leases", "as vault-runs", "without ends", "as outside-hours", "as touched"],
+)
+@pytest.mark.parametrize("remains", [True, False], ids=["its end remains", "its end is removed"])
+def test_no_name_and_no_columns_hide_a_changed_status(
+    bundle: Path, tmp_path: Path, name: str, columns: list[str], *, remains: bool
+) -> None:
+    """The status of a call is that of its end, whether a column names that or not."""
+    files = _files(bundle)
+    end = json.loads(files["rows.json"])[3]["end_entry"]
+    _row("status", "failed", of=3)(files)
+    _renamed(name, tuple(columns))(files)
+    if not remains:
+        del files[f"entries/{end}.json"], files[f"proofs/{end}.tlog-proof"]
+    report = _verify(_zip(files, tmp_path / "changed.zip"))
+
+    assert report.verdict == "tampered"
+    assert "rows.json, row 4, status" in {fault.where for fault in report.faults} or name == "vault-runs"
+
+
+@pytest.mark.parametrize("name", ["destroyed", "denials", "approvals", "duplicates-prevented", "vault-runs"])
+def test_a_question_has_rows_of_its_own_kinds_of_entries_alone(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    files = _files(bundle)
+    _renamed(name, (*QUESTIONS[name].columns,))(files)
+    report = _verify(_zip(files, tmp_path / "renamed.zip"))
+
+    assert (3, "the question has no rows of such an entry") in {
+        (fault.index, fault.what) for fault in report.faults
+    }
+
+
+def test_a_question_that_is_not_known_cannot_be_told(bundle: Path, tmp_path: Path) -> None:
+    files = _files(bundle)
+    _text("query.json", '"name": "calls"', '"name": "all-calls"')(files)
+    report = _verify(_zip(files, tmp_path / "renamed.zip"))
+    assert (report.verdict, report.faults) == ("cannot tell", [])
+    assert "the question 'all-calls' is not known here; take a newer verify.py" in report.doubts
+
+    _row("status", "failed", of=3)(files)
+    assert _verify(_zip(files, tmp_path / "changed.zip")).verdict == "tampered"
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
+def test_the_verifier_knows_the_columns_of_every_question(here: Path, query: NamedQuery) -> None:
+    needed: dict[Filter, str | int] = dict.fromkeys(query.needed, "08-18")
+    columns = ask(SqliteFile(here / DATABASE), query, needed, most=1).columns
+    known = QUESTIONS.get(query.name)
+
+    assert (known is None) is {*NAMING}.isdisjoint(columns)
+    assert known is None or (*known.columns,) == columns
+
+
+def test_the_end_behind_a_status_is_in_the_bundle(here: Path, tmp_path: Path) -> None:
+    """Its rows do not name the ends."""
+    hour = int(_answer(here).found.rows[0][1][11:13])
+    hours = f"{(hour + 2) % 24:02}-{(hour + 3) % 24:02}"
+    done("ledger", "bundle", "outside-hours", "--hours", hours, "--out", f"{tmp_path / 'b.zip'}")
+    report = verify_bundle(tmp_path / "b.zip", keys=read_keys("keys/ledger.vkey"))
+
+    assert report.verdict == "verified", [*report.lines()]
+    assert any("in every row" in said and "status" in said for said in report.checked)
+
+
+def _shown(story: Story, name: str, row: dict[str, int]) -> Found:
+    """Show an entry of a story as a row of a question: `row` says which, and what is not in it."""
+    entry, intent = story.bodies[row["entry"]], story.bodies[row.get("intent", row["entry"])]
+    says = entry | row | {"static": 1, "lent_ms": 0, "time": f"{moment(intent['at']):%Y-%m-%dT%H:%M:%S.%fZ}"}
+    if name == "calls":
+        says |= {"status": "done", "rules": json.dumps(entry["rules"])}
+    columns = (*QUESTIONS[name].columns,)
+    return Found(columns=columns, rows=[tuple(says.get(column) for column in columns)], more=False)
 
 
 @pytest.mark.parametrize(
@@ -471,8 +652,7 @@ def test_only_the_end_of_a_call_is_its_end(
     """What was lent to a call names the call's intent too."""
     story, ours = a_story(1), Signer(1)
     write(story, tmp_path / "ledger.db", [(len(story.bodies), ours)])
-    found = Found(columns=(*row,), rows=[(*row.values(),)], more=False)
-    answer = replace(_answer(here), name=name, found=found)
+    answer = replace(_answer(here), name=name, found=_shown(story, name, row))
     beside = Beside(keys=[f"{ours.key}"])
     with (tmp_path / "b.zip").open("wb") as file:
         write_bundle(reader(tmp_path / "ledger.db"), file, answer, beside, lambda done, total: None)

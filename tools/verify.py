@@ -36,11 +36,12 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from hashlib import sha256
 from heapq import merge
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, Unpack, get_args
 from urllib.parse import quote
 
 from cryptography.exceptions import InvalidSignature
@@ -1019,13 +1020,17 @@ class _SqliteSource:
             raise Foreign from error
 
     def is_cosigned(self) -> bool:
+        return self._cosigned
+
+    @cached_property
+    def _cosigned(self) -> bool:
         sql = "SELECT type FROM sqlite_master WHERE name = 'ledger_cosignature'"
         if self._connection.execute(sql).fetchall() != [("table",)]:
             return False
         return self._connection.execute("SELECT 1 FROM ledger_cosignature LIMIT 1").fetchone() is not None
 
     def cosignatures(self, size: int) -> Iterator[Row]:
-        if not self.is_cosigned():
+        if not self._cosigned:
             return iter(())
         sql = "SELECT line FROM ledger_cosignature WHERE size = ? ORDER BY witness"
         return self._connection.execute(sql, (size,))
@@ -1663,6 +1668,8 @@ class _Tiles:
             report.doubts.append(
                 f"{names} is signed by an earlier key than those that were given; give that with --key"
             )
+        else:
+            report.covered = max([report.covered, *(one.size for one in earlier if one.outside)])
         if not trust.given:
             report.doubts.append(
                 "no key was given: the folder is consistent with itself only; give the log's with --key"
@@ -1721,15 +1728,6 @@ class _Tiles:
 BUNDLE: Final = "toolgate-bundle@v1"
 NAMING: Final = ("entry", "end_entry", "intent", "answered_with", "config")
 """Columns of an answer that name entries."""
-_REPEATED: Final = (
-    *("kind", "tenant", "who", "tool", "call_id", "effect", "verdict", "rules", "definition", "trace"),
-    *("config", "intent", "answered_with", "time", "status"),
-)
-"""Columns that say what the entry of the row says, in every question but those about leases."""
-_OF_LEASES: Final = {"leases", "leases-astray", "vault-runs"}
-_REPEATED_OF_LEASES: Final = ("tenant", "who", "tool", "call_id")
-_NEVER_OF_LEASES: Final = {"verdict", "effect", "rules", "kind"}
-"""Columns that no answer about leases has, whatever the bundle calls it."""
 _ENDS: Final = {"outcome", "unknown"}
 _LARGEST_MEMBER: Final = 1 << 26
 _MOST_MEMBERS: Final = 200_000
@@ -1741,6 +1739,132 @@ _MEMBER: Final = re.compile(
     re.ASCII,
 )
 _MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A named query whose rows are of entries: of which, and what its columns say of them."""
+
+    kinds: frozenset[str]
+    """Of entries of these kinds it has rows."""
+    columns: dict[str, str]
+    """What each column is made of: a field of the row's entry, `outer.inner`, the first of several that is
+    there (`a|b`) or the last of a list (`a.-1`); with `@` a moment; with `~` a value that the entry commits
+    to; with `config/` a field of the entry that the column `config` names; with `!` what `_Rows` finds out;
+    `?` for what nothing signs."""
+    demands: dict[str, str]
+    """What these fields of the entry must say."""
+
+    @classmethod
+    def of(cls, kinds: str, columns: str, **demands: str) -> "Question":
+        """Read columns as `name`, which is made of what is called so, or `name=made`, or `name?`."""
+        made: dict[str, str] = {}
+        for column in columns.split():
+            name, given, source = column.partition("=")
+            plain = name.removesuffix("?")
+            made[plain] = source if given else "?" if plain != name else _MADE.get(name, name)
+        return cls(kinds=frozenset(kinds.split()), columns=made, demands=demands)
+
+
+_MADE: Final = {
+    "entry": "!entry",
+    "time": "@at",
+    "status": "!status",
+    "end_entry": "!end",
+    "intent": "!intent",
+    "asked": "~asked",
+}
+"""What a column is made of that says no more than its name."""
+_CALL: Final = "intent refusal repeat"
+_OF_A_VALUE: Final = {"!field", "!kept", "!value"}
+_OF_A_LEASE: Final = {"!lent", "!lease", "!because", "!lent_ms"}
+_OF_A_RUN: Final = {"!run", "!run_because", "!run_end", "!open_ms"}
+_LEASE: Final = (
+    "entry time=!lent tenant subject? tool role source made static scope ttl {} status=!lease {} intent "
+    "end_entry call_id"
+)
+QUESTIONS: Final = {
+    "calls": Question.of(
+        _CALL,
+        "entry time tenant subject? client? acting? tool asked effect verdict rules status end_entry call_id",
+    ),
+    "run": Question.of(
+        _CALL, "entry time subject? tool asked effect verdict rules status took_ms=!took_ms end_entry call_id"
+    ),
+    "allowed-by": Question.of(
+        _CALL,
+        "entry time tool verdict rules status config policy=config/digests.policy "
+        "registry=config/digests.registry still_in_force? call_id",
+    ),
+    "denials": Question.of(
+        "refusal", "entry time tenant subject? client? tool asked status verdict rules call_id"
+    ),
+    "approvals": Question.of(
+        "refusal", "entry time tenant subject? tool rule=rules.-1 call_id", status="approval_required"
+    ),
+    "unknowns": Question.of(
+        "intent outcome unknown",
+        "entry time tenant subject? tool status=status why=!why age_seconds? last_asked? call_id",
+    ),
+    "resolutions": Question.of(
+        "resolve reconcile unknown late_outcome",
+        "entry time kind status by_whom? because=~because tenant subject? tool attempt intent call_id",
+    ),
+    "duplicates-prevented": Question.of(
+        "repeat", "entry time tenant subject? tool status answered_with call_id"
+    ),
+    "leases": Question.of(
+        "lease intent", _LEASE.format("version lease request", "because=!because lent_ms=!lent_ms")
+    ),
+    "leases-astray": Question.of("lease intent", _LEASE.format("lease request", "age_seconds?")),
+    "vault-runs": Question.of(
+        "lease",
+        "entry time tenant subject? run_name? source accessor request ttl status=!run because=!run_because "
+        "asked_by? open_ms=!open_ms end_entry=!run_end intent call_id",
+        status="run_opened",
+    ),
+    "touched": Question.of(_CALL, "entry time tenant subject? tool status arguments=~arguments call_id"),
+    "destroyed": Question.of(
+        "intent", "entry time tenant subject? tool rules status end_entry call_id", effect="destroy"
+    ),
+    "outside-hours": Question.of(_CALL, "entry time tenant subject? client? tool status call_id"),
+    "arguments": Question.of(
+        f"{_CALL} outcome unknown", "entry tool field=!field kept=!kept value=!value call_id"
+    ),
+    "first-use": Question.of("intent", "entry time tenant subject? tool call_id"),
+    "changes": Question.of(
+        "config key_rotate policy",
+        "entry time kind changed? by_whom? because=~because writer policy=digests.policy|policy "
+        "registry=digests.registry settings=digests.settings adapters=digests.adapters keys=digests.keys "
+        "lock=digests.lock new_key=new",
+    ),
+    "gaps": Question.of(
+        "genesis writer_start fault",
+        "entry time kind writer program status detail stop_entry? stopped?",
+    ),
+    "who-read": Question.of("audit_read repeat", "entry time reader? query=!query asked tenant tool call_id"),
+    "published": Question.of(
+        _CALL, "entry end_entry tool status checkpoint? published? proof=!proof call_id"
+    ),
+    "erasures": Question.of(
+        "erase",
+        "entry time tenant by_whom? basis=~basis stands? done_entry? removed_values? removed_answers? "
+        "waiting? subjects=names.subject clients=names.client runs=names.run",
+    ),
+    "retention": Question.of(
+        "retention",
+        "entry time rule tenant days before=@before arguments=removed.arguments results=removed.result "
+        "callers=removed.caller addresses=removed.addresses names=removed.names first? last?",
+    ),
+    "auth-failures": Question.of("auth_failure", "entry time count source=~source reasons"),
+}
+"""The named queries whose rows name entries."""
+_NOT_KNOWN: Final = Question.of(
+    " ".join(_KINDS),
+    "entry time kind tenant who tool call_id effect verdict rules definition trace config intent "
+    "answered_with status end_entry",
+)
+"""What is compared of a question that is not known."""
 
 
 def rows_as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -1822,11 +1946,9 @@ class _Bundle:
         self._members = members
         self._note = _parsed(members, "checkpoint")
         self._entries: dict[int, dict[str, Any]] = {}
+        self._opened: dict[tuple[int, str], str] = {}
+        """The values that open a commitment, as they are spelled, by entry and field."""
         self._rotations: list[Rotation] = []
-        self._compared: set[str] = set()
-        """Columns that say in some row what an entry says."""
-        self._passed_over: set[str] = set()
-        """Columns that in some row cannot be compared."""
 
     def run(self, keys: Sequence[VerifierKey], given: Sequence[tuple[str, Note]]) -> Report:
         """Check all."""
@@ -1883,7 +2005,6 @@ class _Bundle:
 
     def _openings(self) -> None:
         """Check that each value which is shown is what its entry commits to."""
-        opened = 0
         for index, name in sorted(self._members.numbered("openings", ".json").items()):
             openings: dict[str, Any] = _object(self._members.json(name))
             entry = self._entries.get(index, {})
@@ -1891,8 +2012,8 @@ class _Bundle:
                 salt, value = _opening(opening)
                 if fault := _payload_fault(entry.get(committed), committed, salt, value):
                     self.report.fault(index, name, f"{committed!a:.40}: {fault[1]}")
-                opened += 1
-        if opened:
+                self._opened[index, committed] = value.decode(errors="replace")
+        if opened := len(self._opened):
             self.report.checked.append(f"{opened} values open the commitments of their entries")
 
     def _rows(self, query: str, columns: list[str]) -> None:
@@ -1900,67 +2021,17 @@ class _Bundle:
         answer: list[dict[str, Any]] = _objects(self._members.json("rows.json"))
         if any([*row] != columns for row in answer):
             raise Unreadable("rows.json does not hold rows of the columns that query.json names")
-        if self._members.text("rows.csv") != rows_as_csv(columns, [[*row.values()] for row in answer]):
-            self.report.fault(0, "rows.csv", "it does not say what rows.json says")
-        for number, row in enumerate(answer, 1):
-            self._row(f"rows.json, row {number}", query, row)
         report = self.report
-        if not answer:
-            report.doubts.append("the answer has no rows: that there are none, only the whole ledger shows")
-        for rows, names, said in (
-            (report.checked, self._compared - self._passed_over, "what comes from entries, in every row: {}"),
-            (report.not_checked, self._compared & self._passed_over, "in some rows: {}"),
-            (report.not_checked, {*columns} - self._compared, "the columns {}: nothing signs them"),
-        ):
-            if answer and names:
-                rows.append(said.format(", ".join(sorted(names))))
+        if self._members.text("rows.csv") != rows_as_csv(columns, [[*row.values()] for row in answer]):
+            report.fault(0, "rows.csv", "it does not say what rows.json says")
+        question = QUESTIONS.get(query, _NOT_KNOWN)
+        if question is _NOT_KNOWN:
+            report.doubts.append(f"the question {query!a:.40} is not known here; take a newer verify.py")
+        elif columns != [*question.columns]:
+            report.fault(0, "query.json, columns", f"they are not those of the question {query!a}")
+        _Rows(report, question, self._entries, self._opened).check(answer, columns)
         report.not_checked.append("that there are no other rows: only the whole ledger shows that")
         report.not_checked.append("query.json: question, filters and SQL")
-
-    def _row(self, place: str, query: str, row: dict[str, Any]) -> None:
-        for name in NAMING:
-            index = row.get(name)
-            if index is None and name != "entry":
-                self._passed_over.update({name} & row.keys())
-            elif type(index) is not int:
-                self.report.fault(0, f"{place}, {name}", "it names no entry")
-            elif index in self._entries:
-                self._compared.add(name)
-            else:
-                self.report.fault(index, f"{place}, {name}", "the bundle does not hold and prove this entry")
-        at, last = row.get("entry"), row.get("end_entry")
-        if type(at) is not int or at not in self._entries:
-            return
-        entry, end = self._entries[at], self._entries.get(last) if type(last) is int else None
-        # The bundle's own word for the question must not decide alone what is compared.
-        of_leases = query in _OF_LEASES and _NEVER_OF_LEASES.isdisjoint(row)
-        if end is not None and not _is_end(end, at, entry, of_leases=of_leases):
-            self.report.fault(at, f"{place}, end_entry", "that is no end of the row's entry")
-        for name in _REPEATED_OF_LEASES if of_leases else _REPEATED:
-            if name in row and self._differs(name, row, entry, end):
-                self.report.fault(at, f"{place}, {name}", "it is not what the entry says")
-
-    def _differs(
-        self, name: str, row: dict[str, Any], entry: dict[str, Any], end: dict[str, Any] | None
-    ) -> bool:
-        """Whether a column says something else than the row's entry."""
-        shown, says = row[name], entry.get(name)
-        if entry.get("kind") == "intent" and name in {"status", "intent"}:
-            if name == "intent" or (end is None and "end_entry" not in row):
-                self._passed_over.add(name)
-                return False
-            # That a call has no end yet, only the whole ledger shows.
-            self._passed_over.update({name} if end is None else ())
-            says = "open" if end is None else end.get("status")
-        self._compared.add(name)
-        if name == "time":
-            return not _is_moment(shown, entry.get("at"))
-        if name == "rules" and type(shown) is str:
-            with suppress(ValueError):
-                shown = json.loads(shown)
-        if says is None:
-            return shown is not None and shown != ""
-        return type(says) is not type(shown) or says != shown
 
     def _notes(self) -> dict[str, Note]:
         """Give the bundle's checkpoints; the newer must only have added to the older."""
@@ -2014,6 +2085,229 @@ class _Bundle:
                     self.report.fault(0, name, what, last=last, certainty="range")
 
 
+_UNSIGNED: Final = object()
+"""In the place of what no entry of the bundle says."""
+_NOTHING: Final = object()
+"""In the place of what no row can show."""
+_OTHERWISE: Final = "it is not what the entry says"
+
+
+class _Rows:
+    """Compares the rows of an answer with the entries that are proven."""
+
+    def __init__(
+        self,
+        report: Report,
+        question: Question,
+        entries: dict[int, dict[str, Any]],
+        opened: dict[tuple[int, str], str],
+    ) -> None:
+        self._report, self._question = report, question
+        self._entries, self._opened = entries, opened
+        ends = [(entry.get("intent"), at) for at, entry in entries.items() if entry.get("kind") in _ENDS]
+        self._ends = {intent: at for intent, at in ends if type(intent) is int}
+        self._run_ends = {
+            _run(entry): at
+            for at, entry in entries.items()
+            if "accessor" in entry and "lease" not in entry and str(entry.get("status")) in _LATER
+        }
+        self._compared: set[str] = set()
+        """Columns that say in some row what an entry says."""
+        self._passed_over: set[str] = set()
+        """Columns that in some row cannot be compared."""
+
+    def check(self, answer: list[dict[str, Any]], columns: list[str]) -> None:
+        """Check all."""
+        report = self._report
+        for number, row in enumerate(answer, 1):
+            self._row(f"rows.json, row {number}", row)
+        if not answer:
+            report.doubts.append("the answer has no rows: that there are none, only the whole ledger shows")
+        for rows, names, said in (
+            (report.checked, self._compared - self._passed_over, "what comes from entries, in every row: {}"),
+            (report.not_checked, self._compared & self._passed_over, "in some rows: {}"),
+            (report.not_checked, {*columns} - self._compared, "the columns {}: nothing signs them"),
+        ):
+            if answer and names:
+                rows.append(said.format(", ".join(sorted(names))))
+
+    def _row(self, place: str, row: dict[str, Any]) -> None:
+        for name in NAMING:
+            index = row.get(name)
+            if index is None and name != "entry":
+                self._passed_over.update({name} & row.keys())
+            elif type(index) is not int:
+                self._report.fault(0, f"{place}, {name}", "it names no entry")
+            elif index in self._entries:
+                self._compared.add(name)
+            else:
+                self._report.fault(index, f"{place}, {name}", "the bundle does not hold and prove this entry")
+        at, question = row.get("entry"), self._question
+        if type(at) is not int or at not in self._entries:
+            return
+        entry = self._entries[at]
+        demanded = all(entry.get(name) == said for name, said in question.demands.items())
+        if entry.get("kind") not in question.kinds or not demanded:
+            self._report.fault(at, f"{place}, entry", "the question has no rows of such an entry")
+            return
+        for name, made in question.columns.items():
+            if name in row and not self._agrees(made, name, row, entry):
+                what = "that is no end of the row's entry" if name == "end_entry" else _OTHERWISE
+                self._report.fault(at, f"{place}, {name}", what)
+
+    def _agrees(self, made: str, name: str, row: dict[str, Any], entry: dict[str, Any]) -> bool:
+        """Whether a column shows what the entries say, as far as they do."""
+        says: object = _UNSIGNED
+        if made.startswith("!"):
+            says = self._found(made, name, row, entry)
+        elif made.startswith("~"):
+            says = self._value(made[1:], row["entry"], entry)
+        elif made.startswith("config/"):
+            says = _field(self._named(row.get("config")), made.removeprefix("config/"))
+        elif made != "?":
+            says = _field(entry, made.removeprefix("@"))
+        if says is _UNSIGNED:
+            self._passed_over.add(name)
+            return True
+        self._compared.add(name)
+        if says is not None and (made.startswith("@") or made == "!lent"):
+            return _is_moment(row[name], says)
+        return _is_same(row[name], says)
+
+    def _found(self, made: str, name: str, row: dict[str, Any], entry: dict[str, Any]) -> object:
+        """Give what is not simply a field of the row's entry."""
+        at, is_intent = row["entry"], entry.get("kind") == "intent"
+        intent = at if is_intent else entry.get("intent")
+        simple = {
+            "!entry": at,
+            "!intent": intent,
+            "!why": "no end is recorded" if is_intent else "it ended unknown",
+            "!query": entry.get("query") if entry.get("kind") == "audit_read" else _UNSIGNED,
+            "!proof": f"toolgate ledger prove {row.get('end_entry') or at}",
+        }
+        if not is_intent:
+            simple["!status"] = entry.get("status")
+        elif made == "!why":
+            self._passed_over.add(name)
+        if made in simple:
+            return simple[made]
+        if made in _OF_A_VALUE:
+            return self._kept(made, row, entry)
+        if made in _OF_A_LEASE:
+            return self._of_lease(made, row, entry)
+        if made in _OF_A_RUN:
+            return self._at_end(made, name, entry, self._run_ends.get(_run(entry)))
+        if type(intent) is not int:
+            return None
+        return self._at_end(made, name, entry, self._ends.get(intent))
+
+    def _at_end(self, made: str, name: str, entry: dict[str, Any], at: int | None) -> object:
+        """Give what the end `at` of an entry says; that there is none yet, only the whole ledger shows."""
+        if at is None:
+            self._passed_over.add(name)
+            return "open" if made in {"!status", "!run"} else None
+        end = self._entries[at]
+        match made:
+            case "!end" | "!run_end":
+                return at
+            case "!run_because":
+                return end.get("because")
+            case "!took_ms" | "!open_ms":
+                return _milliseconds(entry.get("at"), end.get("at"))
+            case _:
+                return end.get("status")
+
+    def _of_lease(self, made: str, row: dict[str, Any], entry: dict[str, Any]) -> object:
+        """Give what an entry of a lease says, or an intent that no lease is known of."""
+        status, lent = str(entry.get("status")), entry.get("at")
+        if entry.get("kind") == "intent":
+            # Its credential was never told of, and neither was an outcome.
+            ended = self._named(self._ends.get(row["entry"])).get("kind") == "outcome"
+            if made == "!lease":
+                self._passed_over.add("status")
+                return "lent" if entry.get("role") != "none" and not ended else _NOTHING
+            return lent if made == "!lent" else None
+        if status != "lent":
+            lent = self._named(entry.get("issued", entry.get("intent"))).get("at", _UNSIGNED)
+        if made == "!lent":
+            return lent
+        if status in _LATER:
+            found = {"!lease": status, "!because": entry.get("because")}
+            return found[made] if made in found else _milliseconds(lent, entry.get("at"))
+        # What became of it later, other entries say.
+        possible = [*_LATER, "queued", "kept", "lapses", *(["lent"] if status == "lent" else [])]
+        return _UNSIGNED if made != "!lease" or row["status"] in possible else _NOTHING
+
+    def _kept(self, made: str, row: dict[str, Any], entry: dict[str, Any]) -> object:
+        """Give what a row about a value shows of it."""
+        field_, opened = row.get("field"), self._opened.get((row["entry"], f"{row.get('field')}"))
+        if made == "!field":
+            return field_ if type(field_) is str and type(entry.get(field_)) is dict else _NOTHING
+        if opened is None:
+            return _UNSIGNED
+        return 1 if made == "!kept" else opened
+
+    def _value(self, name: str, at: int, entry: dict[str, Any]) -> object:
+        """Give a value that an entry commits to, where the bundle opens it."""
+        if type(entry.get(name)) is not dict:
+            return None
+        opened = self._opened.get((at, name))
+        # Where a text has a NUL in it, databases show it in different ways.
+        return _UNSIGNED if opened is None or "\\u0000" in opened else _json(opened)
+
+    def _named(self, index: object) -> dict[str, Any]:
+        return self._entries.get(index, {}) if type(index) is int else {}
+
+
+def _field(entry: dict[str, Any], made: str) -> object:
+    """Give a field, or one in another, or the last of a list; of several the first that is there."""
+    for path in made.split("|"):
+        found: Any = entry
+        for part in path.split("."):
+            found = _part(found, part)
+        if found is not None:
+            return found
+    return None
+
+
+def _part(whole: Any, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return whole[-1 if name == "-1" else name]
+    except (LookupError, TypeError):
+        return None
+
+
+def _run(entry: dict[str, Any]) -> str:
+    """Tell a run's token from the others."""
+    return f"{entry.get('call_id')!a} {entry.get('accessor')!a}"
+
+
+def _is_same(shown: object, says: object) -> bool:
+    """Whether a cell shows what is said: a flag as 1 or 0, a list or an object as its JSON."""
+    if says is None:
+        return shown is None or shown == ""
+    if type(says) is bool:
+        says = int(says)
+    if type(says) in {list, dict}:
+        return json.dumps(_json(shown), sort_keys=True) == json.dumps(says, sort_keys=True)
+    return type(says) is type(shown) and says == shown
+
+
+def _json(text: object) -> Any:  # noqa: ANN401 - any JSON value
+    """Read JSON; what is none stands for itself."""
+    try:
+        return json.loads(text, object_pairs_hook=_once) if type(text) is str else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _milliseconds(begin: object, end: object) -> object:
+    """Give the whole milliseconds between two moments, as databases do; nothing if one is not known."""
+    if type(begin) is not int or type(end) is not int:
+        return _UNSIGNED
+    return (end - begin) // 1000 if end >= begin else -((begin - end) // 1000)
+
+
 def _parsed(members: _Members, name: str) -> Note:
     try:
         return Note.parse(members.text(name))
@@ -2031,13 +2325,6 @@ def _objects(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - any JSON val
     if type(value) is not list:
         raise Unreadable("this is no bundle: a list is expected in a file of it")
     return [_object(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
-
-
-def _is_end(end: dict[str, Any], at: int, entry: dict[str, Any], *, of_leases: bool) -> bool:
-    """Whether an entry can be the end that a row shows of its entry `at`."""
-    if of_leases:
-        return bool(end.get("call_id") == entry.get("call_id"))
-    return end.get("kind") in _ENDS and end.get("intent") == at
 
 
 def _opening(opening: object) -> tuple[bytes, bytes]:
@@ -2072,7 +2359,7 @@ def verify_tiles(
     hashes_only: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Verify a ledger that was exported as tiles; the arguments are those of `verify_ledger`.
+    """Verify a ledger that was exported as tiles; the arguments are those of `Asked`.
 
     Raises:
         Unreadable: the folder has no checkpoint, or cannot be read.
@@ -2100,39 +2387,30 @@ def verify_bundle(
         return _Bundle(members).run(keys, checkpoints)
 
 
-def verify_ledger(
-    database: Path,
-    *,
-    keys: Sequence[VerifierKey] = (),
-    checkpoints: Sequence[tuple[str, Note]] = (),
-    policy: Policy | None = None,
-    hashes_only: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Verify a whole ledger.
+class Asked(TypedDict, total=False):
+    """How a whole ledger is to be verified."""
 
-    Args:
-        database: the SQLite file; it is only read.
-        keys: verifier keys that were not taken from the database.
-        checkpoints: kept outside the database, with a name for each.
-        policy: names witnesses, of which a quorum must have cosigned it.
-        hashes_only: leave out columns, grammar and payloads.
-        progress: hears how far it is.
+    keys: Sequence[VerifierKey]
+    """Verifier keys that were not taken from the database."""
+    checkpoints: Sequence[tuple[str, Note]]
+    """Kept outside the database, with a name for each."""
+    policy: Policy | None
+    """Names witnesses, of which a quorum must have cosigned it."""
+    hashes_only: bool
+    """Leave out columns, grammar and payloads."""
+    progress: Progress | None
+    """Hears how far it is."""
+
+
+def verify_ledger(database: Path, **asked: Unpack[Asked]) -> Report:
+    """Verify a whole ledger, in an SQLite file that is only read.
 
     Raises:
         Unreadable: it is no ledger, or the file is damaged.
     """
     with closing(_open(database)) as connection:
-        source = _SqliteSource(connection)
         try:
-            return verify_source(
-                source,
-                keys=keys,
-                checkpoints=checkpoints,
-                policy=policy,
-                hashes_only=hashes_only,
-                progress=progress,
-            )
+            return verify_source(_SqliteSource(connection), **asked)
         except sqlite3.Error as error:
             raise Unreadable(f"{database} cannot be read to its end: {error}; copy it anew") from error
 

@@ -1,5 +1,7 @@
 """Lets SQLAlchemy speak to DuckDB, as far as reading an export, and writing one, needs it."""
 
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from sqlalchemy import URL, Engine, create_engine
@@ -67,10 +69,13 @@ class _Cursor:
 
 
 class _Connection:
-    """One connection, whose settings and temporary views all statements see."""
+    """One connection, whose settings and temporary views all statements see.
 
-    def __init__(self, own: Any) -> None:  # noqa: ANN401
-        self._own = own
+    What does not fit into memory lies in a folder of its own, which nobody else can read.
+    """
+
+    def __init__(self, own: Any, spilled: TemporaryDirectory[str]) -> None:  # noqa: ANN401
+        self._own, self._spilled = own, spilled
 
     def cursor(self) -> _Cursor:
         """Give what runs statements, one after the other."""
@@ -79,6 +84,7 @@ class _Connection:
     def close(self) -> None:
         """Close it, and with it the database."""
         self._own.close()
+        self._spilled.cleanup()
 
 
 registry.register("duckdb", __name__, DuckDbDialect.__name__)
@@ -99,9 +105,14 @@ def duckdb_engine(*statements: str) -> Engine:
     }
 
     def connected() -> Any:  # noqa: ANN401 - the driver's
-        connection = driver.connect(":memory:", config=config)
-        for statement in (*_SETTINGS, *statements):
-            connection.execute(statement)
-        return _Connection(connection)
+        with ExitStack() as undo:
+            spilled = TemporaryDirectory(prefix="toolgate-")
+            undo.callback(spilled.cleanup)
+            connection = driver.connect(":memory:", config=config | {"temp_directory": spilled.name})
+            undo.callback(connection.close)
+            for statement in (*_SETTINGS, *statements):
+                connection.execute(statement)
+            undo.pop_all()
+        return _Connection(connection, spilled)
 
     return create_engine(URL.create("duckdb"), creator=connected, poolclass=NullPool)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, select, text
 
 from toolgate import verifier
 from toolgate.backends.audit_queries import Found
 from toolgate.backends.ledger_proofs import PROOF
 from toolgate.backends.ledger_reading import OTHERWISE, Published, TreeHashes, newest, reading, stored_bytes
-from toolgate.backends.sql_tables import ENTRY, PAYLOAD
+from toolgate.backends.sql_tables import ENDED, ENTRY, PAYLOAD
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.merkle import consistency_proof, inclusion_proof, leaf_hash, root_at, root_from_inclusion
 from toolgate.core.record import JsonObject
@@ -72,9 +72,9 @@ class Beside:
 
 
 def covered(engine: Engine, answer: Answer) -> bool:
-    """Whether a checkpoint covers every entry that the rows name."""
+    """Whether a checkpoint covers every entry behind the rows."""
     with reading(engine) as connection:
-        return max(answer.entries, default=0) < newest(connection).size
+        return max(_behind(connection, answer), default=0) < newest(connection).size
 
 
 def write_bundle(
@@ -91,7 +91,7 @@ def write_bundle(
         for name, content in _fixed(connection, answer, beside, now):
             _add(bundle, name, content)
         rotations = select(ENTRY.c.idx).where(ENTRY.c.kind == "key_rotate", ENTRY.c.idx < now.size)
-        entries = sorted({*answer.entries, *connection.execute(rotations).scalars()})
+        entries = sorted({*_behind(connection, answer), *connection.execute(rotations).scalars()})
         for first in range(0, len(entries), _AT_ONCE):
             some = entries[first : first + _AT_ONCE]
             for name, content in _proven(connection, some, now):
@@ -100,6 +100,18 @@ def write_bundle(
                 _add(bundle, name, content)
             progress(first + len(some), len(entries))
     return now
+
+
+def _behind(connection: Connection, answer: Answer) -> set[int]:
+    """Give the entries that rows name, and the ends of calls whose status they show."""
+    behind, columns = {*answer.entries}, answer.found.columns
+    if "status" in columns and "entry" in columns:
+        entry, status = columns.index("entry"), columns.index("status")
+        ended = [row[entry] for row in answer.found.rows if row[status] != "open"]
+        for first in range(0, len(ended), _AT_ONCE):
+            some = ENTRY.c.refers.in_(ended[first : first + _AT_ONCE])
+            behind |= {*connection.execute(select(ENTRY.c.idx).where(some, text(f"({ENDED})"))).scalars()}
+    return behind
 
 
 def _fixed(
@@ -204,7 +216,7 @@ verify.py is one file to read. If you do not trust the one in this bundle, take 
 
     query.json          the question, its filters, the SQL
     rows.csv, rows.json the answer
-    entries/            the entries that the rows name, as they were recorded
+    entries/            the entries that the rows name, and the ends of their calls, as they were recorded
     proofs/             that each of them is in the ledger (c2sp.org/tlog-proof)
     openings/           salt and value of what entries commit to, where values are kept and shown
     checkpoint          the signed state of the ledger, of {size} entries

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, Executable, Row, RowMapping, desc, se
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolgate.backends.duckdb_engine import duckdb_engine
+from toolgate.backends.durable_files import sync
 from toolgate.backends.parquet_files import (
     MANIFEST,
     SINGLE,
@@ -119,7 +120,7 @@ class _Run:
         self._singles()
         for folder in {(self.directory / file).parent for one in parts[len(kept) :] for file in one.files}:
             if folder.is_dir():
-                _sync(folder)
+                sync(folder)
         manifest = Manifest(
             origin=self.checkpoint.origin,
             checkpoint=self.note,
@@ -130,29 +131,30 @@ class _Run:
         )
         replace_file(self.directory / VIEWS_FILE, views_file(manifest))
         replace_file(self.directory / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-        _sync(self.directory)
+        sync(self.directory)
         self._remove_what_is_not_in(manifest)
         return Exported(size, size - held, len(parts) - len(kept))
 
     def _parts(self, begin: int) -> Iterator[Part]:
         """Write the entries from `begin` on, many at a time, each day into a file of its own."""
         lines = _Lines(self.directory)
-        parts, day = list[Part](), 0
+        # The day and the first entry of each part that `lines` has.
+        begins, day, due = list[tuple[int, int]](), 0, begin
         try:
             for row in self._entries(begin):
                 if lines.count == self.most:
-                    yield from self._written(lines, parts)
-                    parts = []
+                    yield from self._written(lines, _parts(begins, row.idx))
+                    begins = []
                 now = row.at // _DAY
                 changed = now > day or row.at < day * _DAY - _LATE
                 day = now if changed else day
-                if changed or not parts:
-                    parts.append(Part(day=_date(day), first=row.idx, last=row.idx, whole=True))
-                parts[-1] = parts[-1].model_copy(update={"last": row.idx})
+                if changed or not begins:
+                    begins.append((day, row.idx))
                 lines.add(entry_row(row))
-            if parts:
-                parts[-1] = parts[-1].model_copy(update={"whole": False})
-                yield from self._written(lines, parts)
+                due = row.idx + 1
+            if begins:
+                *whole, last = _parts(begins, due)
+                yield from self._written(lines, [*whole, last.model_copy(update={"whole": False})])
         finally:
             lines.remove()
 
@@ -177,10 +179,11 @@ class _Run:
                 for row in self.source.execute(wanted):
                     lines.add(payload_row(row))
             self._read_in(lines, PAYLOADS, "kept")
+        ranges = ", ".join(f"({part.first}, {part.last})" for part in parts)
+        self.target.exec_driver_sql(_LATE_ENDS.format(ranges=ranges))
         for part in parts:
             within, said = f"BETWEEN {part.first} AND {part.last}", part.model_dump(include={"first", "last"})
             self._write(part.entries, _WITH_ENDS.format(within=within), said)
-            self.target.exec_driver_sql(_LATE_ENDS.format(within=within, first=part.first))
             if self.values:
                 rows = f"SELECT * FROM kept WHERE idx {within} ORDER BY idx, field"  # noqa: S608 - of numbers
                 self._write(part.payloads, rows, said)
@@ -245,7 +248,7 @@ class _Run:
         metadata = ", ".join(f"{name}: {quoted(str(value))}" for name, value in said.items())
         options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {PART}, KV_METADATA {{{metadata}}}"
         self.target.exec_driver_sql(f"COPY ({rows}) TO {quoted(str(unfinished))} ({options})")
-        _sync(unfinished)
+        sync(unfinished)
         unfinished.chmod(0o600)
         unfinished.replace(path)
 
@@ -297,9 +300,19 @@ _WITH_ENDS: Final = """
     ORDER BY e.idx
 """
 _LATE_ENDS: Final = """
-    INSERT INTO late SELECT refers, idx, "at", status FROM entry
-    WHERE (kind = 'outcome' OR kind = 'unknown') AND idx {within} AND refers < {first}
+    INSERT INTO late SELECT e.refers, e.idx, e."at", e.status
+    FROM entry e JOIN (VALUES {ranges}) p (first, last) ON e.idx BETWEEN p.first AND p.last
+    WHERE (e.kind = 'outcome' OR e.kind = 'unknown') AND e.refers < p.first
 """
+
+
+def _parts(begins: Sequence[tuple[int, int]], end: int) -> list[Part]:
+    """Give the parts that begin so, the last of which ends before the entry `end`."""
+    ends = [first for _, first in begins[1:]] + [end]
+    return [
+        Part(day=_date(day), first=first, last=following - 1, whole=True)
+        for (day, first), following in zip(begins, ends, strict=True)
+    ]
 
 
 def _published(source: Connection) -> tuple[str, Checkpoint]:
@@ -357,14 +370,6 @@ def _version_row(row: RowMapping) -> dict[str, Any]:
 
 def _date(day: int) -> str:
     return datetime.fromtimestamp(day * _DAY / 1_000_000, UTC).date().isoformat()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 _OURS: Final = frozenset({"entries", "payloads", VIEWS_FILE, *(file for file, _ in SINGLE.values())})

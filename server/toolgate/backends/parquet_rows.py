@@ -130,7 +130,10 @@ def _said(said: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, found in said.items():
         if name in _SAID:
-            _say(row, name, found)
+            if type(found) is str or type(found) is int:
+                row[_SAID[name]] = found
+            else:
+                _say(row, name, found)
         if name in _OUTER and isinstance(found, dict):
             for field, value in cast("dict[str, Any]", found).items():
                 if f"{name}.{field}" in _SAID:
@@ -140,10 +143,16 @@ def _said(said: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def columns_of(body: bytes) -> dict[str, Any]:
-    """Give all columns of an entry that its body says, without those that it does not have."""
-    said: dict[str, Any] = orjson.loads(body)
-    return repeated(said) | _said(said)
+def columns_of(said: dict[str, Any]) -> dict[str, Any]:
+    """Give all columns of an entry that its body says, without those that it does not have.
+
+    Raises:
+        ValueError: no column can hold what it says.
+    """
+    try:
+        return repeated(said) | _said(said)
+    except orjson.JSONEncodeError as error:
+        raise ValueError("a number is too large, or a text is none") from error
 
 
 def _say(row: dict[str, Any], name: str, found: Any) -> None:  # noqa: ANN401 - JSON

@@ -5,23 +5,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolgate.backends.duckdb_engine import duckdb_engine
 from toolgate.backends.export_parquet import Progress
 from toolgate.backends.parquet_files import Part, quoted, read_manifest, tables
-from toolgate.backends.parquet_rows import ENTRIES, OWN, PAYLOADS, columns_of, payload_columns
+from toolgate.backends.parquet_rows import ENTRIES, PAYLOADS, columns_of, payload_columns
 from toolgate.backends.sql_connection import cause
 from toolgate.core.commitment import commitment
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from toolgate.verifier import Note, Report, Rotation, Trust, Unreadable, VerifierKey
+from toolgate.verifier import (
+    Grammar,
+    Note,
+    Report,
+    Rotation,
+    Trust,
+    Unreadable,
+    VerifierKey,
+    Wrong,
+    parse_body,
+)
 
 _ROWS: Final = 2_048
 _NAMES: Final = tuple(ENTRIES)
-_FURTHER: Final = tuple(name for name in ENTRIES if name not in OWN)
+_BODY: Final = _NAMES.index("body")
 
 
 def verify_parquet(
@@ -71,6 +80,7 @@ class _Audit:
     claimed: list[_Claimed]
     report: Report = field(default_factory=Report)
     tree: Frontier = field(default_factory=Frontier)
+    grammar: Grammar = field(default_factory=Grammar)
     roots: dict[int, bytes] = field(default_factory=lambda: {0: EMPTY_ROOT})
     """Of the tree, at the sizes that checkpoints have."""
     rotations: list[Rotation] = field(default_factory=list[Rotation])
@@ -82,17 +92,16 @@ class _Audit:
         said = self._metadata(part.entries)
         self.claimed.append(_Claimed(part.entries, Note.parse(said.get("checkpoint", ""))))
         sizes = {one.note.size for one in self.claimed}
-        promised: dict[int, dict[str, str]] = {}
+        promised: dict[int, dict[str, object]] = {}
         begin = self.tree.size
         for row in self._rows(part.entries, _NAMES):
-            body = row[_NAMES.index("body")].encode()
-            self._entry(row, body)
-            said_of = orjson.loads(body)
+            body = str(row[_BODY]).encode()
+            said_of = self._entry(row, body)
             if said_of.get("kind") == "key_rotate":
                 self._rotation(self.tree.size, body)
             promises = {name: each["hmac"] for name, each in said_of.items() if _is_promise(each)}
             if promises:
-                promised[row[0]] = promises
+                promised[self.tree.size] = promises
             self.tree.append(leaf_hash(body))
             if self.tree.size in sizes:
                 self.roots[self.tree.size] = self.tree.root()
@@ -123,6 +132,7 @@ class _Audit:
             covered = f"entries 0 to {report.covered - 1}"
             report.checked.append(f"{covered} are those under a checkpoint from outside")
         report.checked.append("every entry's hash, and every column against its entry")
+        report.checked.append("the grammar: writers, intents, outcomes, leases")
         report.not_checked.append("names and claims: the ledger commits to none of them")
         return report
 
@@ -175,27 +185,32 @@ class _Audit:
         else:
             self.rotations.append(rotation)
 
-    def _entry(self, row: tuple[Any, ...], body: bytes) -> None:
-        index = self.tree.size
-        expected = {
-            "idx": index,
-            "leaf": leaf_hash(body),
-            "body": row[_NAMES.index("body")],
-            **columns_of(body),
-        }
+    def _entry(self, row: tuple[Any, ...], body: bytes) -> dict[str, Any]:
+        """Check an entry against its columns and the entries before it; gives what it says."""
+        index, said = self.tree.size, dict[str, Any]()
+        expected: dict[str, Any] = {"idx": index, "leaf": leaf_hash(body), "body": body.decode()}
+        try:
+            said = parse_body(body)
+            expected |= columns_of(said)
+        except (Unreadable, ValueError) as error:
+            self.report.fault(index, "body", str(error))
+        try:
+            self.grammar.read(said)
+        except Wrong as wrong:
+            self.report.fault(index, "body", str(wrong))
         for name, value in zip(_NAMES, row, strict=True):
             if value != expected.get(name):
                 self.report.fault(index, name, "the column is not what the entry says")
+        return said
 
-    def _values(self, part: Part, promised: dict[int, dict[str, str]]) -> None:
-        for row in self._rows(part.payloads, tuple(PAYLOADS)):
-            idx, name, salt, value, *further = row
+    def _values(self, part: Part, promised: dict[int, dict[str, object]]) -> None:
+        for idx, name, salt, value, *further in self._rows(part.payloads, tuple(PAYLOADS)):
             if value is None:
                 continue
-            spelled = value.encode()
-            if commitment(salt, name, spelled) != promised.get(idx, {}).get(name):
-                self.report.fault(idx, name, "the value is not what the entry commits to")
-            if further != [payload_columns(name, spelled).get(column) for column in ("said", "atoms")]:
+            promise, spelled = promised.get(idx, {}).get(name), value.encode()
+            if promise is None or salt is None or commitment(salt, name, spelled) != promise:
+                self.report.fault(idx or part.first, f"{name}", "the value is not what the entry commits to")
+            elif further != _beside(name, spelled):
                 self.report.fault(idx, name, "a column beside the value is not what the value says")
 
     def _ends(self, part: Part) -> None:
@@ -238,6 +253,15 @@ class _Audit:
         )
         for row in found:
             yield tuple(row)
+
+
+def _beside(name: str, spelled: bytes) -> list[Any] | None:
+    """Give the columns beside a value; none where it is no JSON."""
+    try:
+        columns = payload_columns(name, spelled)
+    except (ValueError, RecursionError):
+        return None
+    return [columns.get("said"), columns.get("atoms")]
 
 
 def _is_promise(said: object) -> bool:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from pydantic import SecretStr
 
 from toolgate.backends.postgres_connection import PostgresConnection, PostgresError, shown, told
 from toolgate.core.errors import LedgerUnavailable
-from toolgate.verifier import Note, Policy, Progress, Report, Row, Unreadable, VerifierKey, verify_source
+from toolgate.verifier import Asked, Report, Row, Unreadable, verify_source
 
 _ROWS: Final = 2000
 _LARGEST_ENTRY: Final = 1 << 18
@@ -131,15 +131,7 @@ class PostgresSource:
         return self._connection.stream(statement, values, rows=_ROWS)
 
 
-def verify_postgres(
-    url: SecretStr,
-    *,
-    keys: Sequence[VerifierKey] = (),
-    checkpoints: Sequence[tuple[str, Note]] = (),
-    policy: Policy | None = None,
-    hashes_only: bool = False,
-    progress: Progress | None = None,
-) -> Report:
+def verify_postgres(url: SecretStr, **asked: Unpack[Asked]) -> Report:
     """Verify the whole ledger at `url`; what is asked and found is as in `verify_ledger`.
 
     Raises:
@@ -152,14 +144,7 @@ def verify_postgres(
             connection.take_your_time()
             connection.execute("SET row_security = off")  # whoever may not see all rows gets an error
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            return verify_source(
-                PostgresSource(connection),
-                keys=keys,
-                checkpoints=checkpoints,
-                policy=policy,
-                hashes_only=hashes_only,
-                progress=progress,
-            )
+            return verify_source(PostgresSource(connection), **asked)
     except (PostgresError, LedgerUnavailable) as error:
         where = shown(url.get_secret_value())
         raise Unreadable(f"{where} cannot be read to its end: {told(error)}") from error

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import typer
 
@@ -43,21 +43,30 @@ Copy = Annotated[
         "--db", help="A copy of a ledger's database, or an export's directory; reading it is not recorded."
     ),
 ]
+Since = Annotated[str | None, typer.Option(help="From then on: 2026-03-01, or 7d ago.")]
+Until = Annotated[str | None, typer.Option(help="Before then.")]
+Tenant = Annotated[str | None, typer.Option(help="Only of this tenant.")]
+Subject = Annotated[str | None, typer.Option(help="Only of this subject, or pseudonym.")]
+Tool = Annotated[str | None, typer.Option(help="Only of this tool.")]
+Run = Annotated[str | None, typer.Option(help="Only of this run.")]
+Call = Annotated[str | None, typer.Option(help="Only of this call.")]
+Value = Annotated[str | None, typer.Option(help="What arguments must hold.")]
+Hours = Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18, or 22-06.")]
 _HOURS: Final = re.compile(r"([01]\d|2[0-3])-([01]\d|2[0-4])")
 
 
 @app.command()
 def query(  # noqa: PLR0913, PLR0917 - the options of one command
     name: Annotated[str | None, typer.Argument(help="Which; without it, all are listed.")] = None,
-    since: Annotated[str | None, typer.Option(help="From then on: 2026-03-01, or 7d ago.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Only of this subject, or pseudonym.")] = None,
-    tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
-    call: Annotated[str | None, typer.Option(help="Only of this call.")] = None,
-    value: Annotated[str | None, typer.Option(help="What arguments must hold.")] = None,
-    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18, or 22-06.")] = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    subject: Subject = None,
+    tool: Tool = None,
+    run: Run = None,
+    call: Call = None,
+    value: Value = None,
+    hours: Hours = None,
     most: Annotated[int, typer.Option(help="How many rows.", min=1, max=1_000_000)] = 100,
     database: Copy = None,
     root: Root = HERE,
@@ -68,19 +77,18 @@ def query(  # noqa: PLR0913, PLR0917 - the options of one command
     if name is None:
         _list_queries(as_json=as_json)
         return
-    said: dict[Filter, str | None] = {
-        "since": since,
-        "until": until,
-        "tenant": tenant,
-        "subject": subject,
-        "tool": tool,
-        "run": run,
-        "call": call,
-        "value": value,
-        "hours": hours,
-    }
-    asked: dict[Filter, str] = {filter_: text for filter_, text in said.items() if text is not None}
-    found = _answer(_query(name), asked, most=most, database=database, root=root)
+    said = _given(
+        since=since,
+        until=until,
+        tenant=tenant,
+        subject=subject,
+        tool=tool,
+        run=run,
+        call=call,
+        value=value,
+        hours=hours,
+    )
+    found = _answer(_query(name), said, most=most, database=database, root=root)
     if as_json:
         print_json([_labelled(found, row) for row in found.rows])
     elif as_csv:
@@ -118,43 +126,40 @@ def bundle(  # noqa: PLR0913, PLR0917 - the options of one command
     no_values: Annotated[  # noqa: FBT002 - a command's flag
         bool, typer.Option("--no-values", help="Leave out the values that entries commit to.")
     ] = False,
-    since: Annotated[str | None, typer.Option(help="From then on: 2026-03-01, or 7d ago.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Only of this subject, or pseudonym.")] = None,
-    tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
-    call: Annotated[str | None, typer.Option(help="Only of this call.")] = None,
-    value: Annotated[str | None, typer.Option(help="What arguments must hold.")] = None,
-    hours: Annotated[str | None, typer.Option(help="Usual hours, UTC: 08-18, or 22-06.")] = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    subject: Subject = None,
+    tool: Tool = None,
+    run: Run = None,
+    call: Call = None,
+    value: Value = None,
+    hours: Hours = None,
     most: Annotated[int, typer.Option(help="How many rows.", min=1, max=50_000)] = 100,
     root: Root = HERE,
     as_json: AsJson = False,  # noqa: FBT002 - a command's flag
 ) -> None:
     """Answer a named question in one zip, with what proves it to an auditor on another machine."""
-    said: dict[Filter, str | None] = {
-        "since": since,
-        "until": until,
-        "tenant": tenant,
-        "subject": subject,
-        "tool": tool,
-        "run": run,
-        "call": call,
-        "value": value,
-        "hours": hours,
-    }
-    typed: dict[Filter, str] = {filter_: text for filter_, text in said.items() if text is not None}
+    said = _given(
+        since=since,
+        until=until,
+        tenant=tenant,
+        subject=subject,
+        tool=tool,
+        run=run,
+        call=call,
+        value=value,
+        hours=hours,
+    )
     named = _query(name)
-    asked = _asked(named, typed)
+    asked = _asked(named, said)
     bundling = Bundling(root, file, old, not no_values)
-    recorded: JsonObject = {}
-    for filter_, text in typed.items():
-        recorded[filter_] = text
-    older = bundling.record(name, {"most": most, **recorded})
+    filters = _recorded(said)
+    older = bundling.record(name, {"most": most, **filters})
     database = ledger_database(root, read_settings(root))
     found = ask(database, named, asked, most=most)
     sql = named.statement(asked, DIALECTS[database.engine().dialect.name])
-    answer = Answer(name=name, question=named.question, sql=sql, filters=recorded, found=found)
+    answer = Answer(name=name, question=named.question, sql=sql, filters=filters, found=found)
     bundling.write(answer, older, as_json=as_json)
 
 
@@ -181,10 +186,18 @@ def _answer(
     named: NamedQuery, said: dict[Filter, str], *, most: int, database: Path | None, root: Path
 ) -> Found:
     asked = _asked(named, said)
-    recorded: JsonObject = {"most": most}
-    for name, text in said.items():
-        recorded[name] = text
-    return ask(_readable(database, root, named.name, recorded), named, asked, most=most)
+    readable = _readable(database, root, named.name, {"most": most, **_recorded(said)})
+    return ask(readable, named, asked, most=most)
+
+
+def _given(**said: str | None) -> dict[Filter, str]:
+    """Give the filters that were said."""
+    return {name: text for name in get_args(Filter) if (text := said[name]) is not None}
+
+
+def _recorded(said: dict[Filter, str]) -> JsonObject:
+    """Spell filters for an entry."""
+    return {str(name): text for name, text in said.items()}
 
 
 def _asked(named: NamedQuery, said: dict[Filter, str]) -> Filters:
