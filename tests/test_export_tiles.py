@@ -21,6 +21,7 @@ from sigstore.models import TransparencyLogEntry
 from sigstore_models.rekor.v1 import TransparencyLogEntry as Logged
 from sqlalchemy import create_engine
 
+from tests.debian import demand
 from tests.ledgers import ORIGIN, ROUND, Signer, a_story, note_of, publish, write
 from tests.shell import document, faults, run
 from toolgate.backends import export_files
@@ -222,12 +223,9 @@ def test_sigstore_accepts_proofs_that_are_made_of_tiles_alone(folder: Path) -> N
         verify_merkle_inclusion(TransparencyLogEntry(Logged.from_json(json.dumps(logged))))
 
 
-@pytest.mark.skipif(
-    shutil.which("go") is None or not (GO_MODULES / "src/golang.org/x/mod/sumdb/tlog").is_dir(),
-    reason="Debian's golang-go and golang-golang-x-mod-dev are not installed",
-)
 def test_gos_tile_reader_reads_every_entry(folder: Path, tmp_path: Path) -> None:
     """The reader of Go's checksum database verifies each tile that it reads against the checkpoint."""
+    go = demand("go", "golang-go", "golang-golang-x-mod-dev")
     program = REPO / "tests" / "oracles" / "tiles.go"
     environment = os.environ | {
         "GO111MODULE": "off",
@@ -235,7 +233,7 @@ def test_gos_tile_reader_reads_every_entry(folder: Path, tmp_path: Path) -> None
         "GOCACHE": f"{tmp_path / 'go'}",
     }
     built = tmp_path / "tiles-reader"
-    subprocess.run(["go", "build", "-o", built, program], check=True, env=environment)  # noqa: S607
+    subprocess.run([go, "build", "-o", built, program], check=True, env=environment)
     asked = [f"{built}", f"{folder}", f"{OURS.key}"]
 
     assert subprocess.run(asked, check=True, capture_output=True, text=True).stdout == f"{SIZE} entries\n"

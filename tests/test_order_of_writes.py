@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import pytest
 
+from tests.debian import demand
 from tests.torture.stage import Stage, a_stage
 
 pytestmark = pytest.mark.anyio
@@ -78,8 +78,7 @@ async def test_every_call_is_on_the_disk_before_it_is_sent_and_again_before_it_i
 
 def _traced(stage: Stage) -> str:
     """Run a gate under strace; gives what that wrote."""
-    strace = shutil.which("strace")
-    assert strace is not None, "this test needs strace: apt-get install strace"
+    strace = demand("strace", "strace")
     output = stage.folder / "trace"
     calls = "trace=pwrite64,write,fdatasync,fsync,sendto,sendmsg"
     watched = [strace, "-f", "--seccomp-bpf", "-y", "-qq", "-s", "4200", "-e", calls, "-o", str(output)]

@@ -71,6 +71,16 @@ def failure(answer: Answer) -> Failed:
     return answer.outcome
 
 
+def revoke_tokens_of_gates(root: Any) -> None:  # noqa: ANN401 - hvac has no types
+    """Revoke what gates have signed in with, and so all that was made under it."""
+    for accessor in root.list("auth/token/accessors")["data"]["keys"]:
+        with contextlib.suppress(
+            hvac.exceptions.InvalidRequest, hvac.exceptions.Forbidden
+        ):  # it goes with another
+            if root.auth.token.lookup_accessor(accessor)["data"]["path"] == "auth/approle/login":
+                root.auth.token.revoke_accessor(accessor)
+
+
 async def until(found: Any, seconds: float = 10) -> None:  # noqa: ANN401 - a question
     give_up = time.monotonic() + seconds
     while not found():
@@ -188,11 +198,7 @@ async def test_a_run_that_was_revoked_begins_anew(gate: Opened, governed: Govern
 async def test_when_the_gates_token_is_lost_it_signs_in_again(deployment: Deployment) -> None:
     async with deployment.open() as gate:
         assert user(await gate.call("crm.who"))
-        root = deployment.governed.server.root
-        for accessor in root.list("auth/token/accessors")["data"]["keys"]:
-            with contextlib.suppress(hvac.exceptions.InvalidRequest):  # it went with another
-                if root.auth.token.lookup_accessor(accessor)["data"]["path"] == "auth/approle/login":
-                    root.auth.token.revoke_accessor(accessor)
+        revoke_tokens_of_gates(deployment.governed.server.root)
         deployment.sign_in_again()
 
         assert user(await gate.call("crm.who", run="r-2"))
@@ -452,12 +458,7 @@ async def test_a_shared_lease_that_somebody_ended_is_replaced(
             case "lease":
                 root.sys.revoke_lease(lease["lease"])
             case _:
-                path = "auth/token/lookup-accessor"
-                for accessor in root.list("auth/token/accessors")["data"]["keys"]:
-                    with contextlib.suppress(hvac.exceptions.InvalidRequest):
-                        about = root.write_data(path, data={"accessor": accessor})["data"]
-                        if about["path"] == "auth/approle/login":
-                            root.auth.token.revoke_accessor(accessor)
+                revoke_tokens_of_gates(root)
                 deployment.sign_in_again()
         await until(lambda: name not in governed.users())
 
