@@ -344,7 +344,7 @@ async def test_an_identical_call_without_a_key_is_still_taken_for_a_repetition(t
 
 @pytest.mark.parametrize("killed_at", ["begun", "removing", "done"])
 def test_killed_in_the_middle_it_goes_on_from_there(starter: Path, tmp_path: Path, killed_at: str) -> None:
-    root = _with_many_calls(starter, tmp_path)
+    root = with_many_calls(starter, tmp_path)
     database = root / "data" / "toolgate.db"
     person = "person000@example.com"
     command = [sys.executable, "-m", "toolgate", "ledger", "erase", person, "--basis", BASIS, "--yes"]
@@ -410,7 +410,7 @@ async def _only_begun(root: Path, subject: str) -> int:
 # --- what it took to find that out
 
 
-def _with_many_calls(starter: Path, folder: Path) -> Path:
+def with_many_calls(starter: Path, folder: Path) -> Path:
     """Give a deployment with a few thousand calls of five hundred people."""
     root = folder / "root"
     (root / "data").mkdir(parents=True)

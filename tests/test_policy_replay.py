@@ -141,6 +141,38 @@ def test_what_was_not_kept_cannot_be_told_where_it_matters(newer: Callable[[str,
     assert with_everybody["judged"] == 1
 
 
+def test_what_was_removed_since_is_told_apart_from_what_was_not_kept(here: Path) -> None:
+    with (here / "toolgate.toml").open("a", encoding="utf-8") as settings:
+        settings.write('\n[[retention]]\nvalues = ["arguments", "caller"]\ndays = 0.0000001\n')
+    assert run("call", "notes.add", "--args", '{"text": "a note"}').exit_code == 0
+    assert document("ledger", "retain")["removed"] == {"arguments": 1, "caller": 1}
+    replace("registry/notes.toml", 'capture = "full"', 'capture = "digests"')
+    assert run("call", "notes.add", "--args", '{"text": "another"}').exit_code == 0
+
+    told = _document("policies")["cannot_tell"]
+
+    assert sorted((one["because"], one["calls"]) for one in told) == [
+        ("arguments and roles were removed since", 1),
+        ("neither arguments nor roles were kept", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("removed", "reason"),
+    [
+        (frozenset[str](), "the argument was not kept"),
+        (frozenset({"args"}), "the argument was removed since"),
+        (frozenset({"roles"}), "the argument was not kept"),
+    ],
+)
+def test_the_reason_is_what_is_missing_itself(removed: frozenset[str], reason: str) -> None:
+    asked = question(caller("support", subject="mia"), tool("crm.read"), {"amount": 1})
+    bounded: Row = ("allow", "support", "*", "crm.read", "*", "args.amount < 5", "-")
+    found = _replayed([bounded], asked, _recorded(asked, "allow", arguments=None, removed=removed))
+
+    assert [one.reason for one in found.untold] == [reason]
+
+
 @pytest.mark.usefixtures("calls")
 def test_a_tool_that_is_gone_is_told_apart() -> None:
     manifest = Path("registry/notes.toml")

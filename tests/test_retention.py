@@ -1,19 +1,28 @@
 """What was kept long enough goes by the first rule that fits; entries and proofs stay."""
 
 import json
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from pydantic import ValidationError
 
-from tests.running_gate import running, say, wait_until
+from tests.running_gate import PATIENCE, running, say, wait_until
 from tests.shell import document, done, faults, run
+from tests.test_erasure import with_many_calls
 from toolgate.backends.sqlite_files import read_only
 from toolgate.core.retention import RetentionRule, first_that_fits
+from toolgate.main import now
 from toolgate.verifier import verify_ledger
 
 AT_ONCE = "days = 0.0000001"
@@ -158,6 +167,97 @@ def test_what_is_removed_and_its_entry_are_one_transaction(here: Path) -> None:
     done("ledger", "retain")
     assert "home" not in kept(here)
     assert sum(row["arguments"] or 0 for row in document("ledger", "query", "retention")) == 2
+
+
+# --- interrupted
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is kept of a ledger, and what its entries say was removed."""
+
+    values: list[tuple[Any, ...]]
+    names: list[tuple[Any, ...]]
+    erased: list[tuple[Any, ...]]
+    reached: list[tuple[Any, ...]]
+    removed: dict[str, int]
+
+    @classmethod
+    def in_(cls, root: Path) -> "Left":
+        with closing(read_only(root / "data" / "toolgate.db")) as connection:
+
+            def rows(statement: str) -> list[tuple[Any, ...]]:
+                return [tuple(row) for row in connection.execute(statement)]
+
+            removed: Counter[str] = Counter()
+            for (body,) in rows("SELECT body FROM ledger_entry WHERE kind = 'retention'"):
+                removed.update(json.loads(body)["removed"])
+            return cls(
+                rows("SELECT idx, field, salt, value FROM payload ORDER BY idx, field"),
+                rows("SELECT name, kind FROM pseudonym ORDER BY name"),
+                rows("SELECT name, kind FROM erased_name ORDER BY name"),
+                rows("SELECT position FROM retention_mark WHERE position < 1000000 ORDER BY position"),
+                dict(removed),
+            )
+
+
+@pytest.fixture(scope="module")
+def many(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Left]:
+    """A ledger of some thousand calls of long ago, and what retention leaves of it when nobody kills it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bench.ledger_built.BEGIN", now() - timedelta(days=800))
+        root = with_many_calls(starter, tmp_path_factory.mktemp("many"))
+    rules(
+        root,
+        'subject = "person001@example.com"\nhold = true',
+        'kinds = ["intent"]\nvalues = ["arguments", "caller"]\ndays = 30',
+        'values = ["names"]\ndays = 30',
+    )
+    whole = Path(shutil.copytree(root, tmp_path_factory.mktemp("whole") / "root"))
+    done("ledger", "retain", "--root", str(whole))
+    return root, Left.in_(whole)
+
+
+_STEPS: Final = "SELECT count(*) FROM retention_run"
+_NAMES: Final = "SELECT count(*) FROM erased_name"
+_KILLED_AT: Final = {
+    "its first step": ((_STEPS, 1),),
+    "the middle": ((_STEPS, 12),),
+    "the names": ((_NAMES, 1),),
+    "each of these": ((_STEPS, 1), (_STEPS, 5), (_STEPS, 15), (_NAMES, 1)),
+}
+
+
+@pytest.mark.parametrize("moments", _KILLED_AT.values(), ids=_KILLED_AT.keys())
+def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
+    many: tuple[Path, Left], tmp_path: Path, moments: tuple[tuple[str, int], ...]
+) -> None:
+    before, whole = many
+    root = Path(shutil.copytree(before, tmp_path / "root"))
+    database = root / "data" / "toolgate.db"
+    command = [sys.executable, "-m", "toolgate", "ledger", "retain", "--root", str(root)]
+    for counted, least in moments:
+
+        def is_there(counted: str = counted, least: int = least) -> bool:
+            with suppress(sqlite3.Error), closing(read_only(database)) as connection:
+                return int(connection.execute(counted).fetchone()[0]) >= least
+            return False
+
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as retaining:
+            wait_until(is_there, counted)
+            retaining.send_signal(signal.SIGKILL)
+            retaining.wait(timeout=PATIENCE)
+
+    again = document("ledger", "retain", "--root", str(root))
+
+    assert Left.in_(root) == whole
+    assert whole.removed["arguments"] > 10_000
+    assert whole.removed["arguments"] > again["removed"].get("arguments", 0), (
+        "it was killed after it had begun"
+    )
+    assert whole.removed["names"] == len(whole.erased) > 400
+    assert document("ledger", "retain", "--root", str(root))["removed"] == {}
+    assert verify_ledger(database).faults == []
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 """What one use of an audit tool may see: whose calls, and whether their values, as the manifest says it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolgate.adapter import Credential, NothingDone, Sending, System, faults_in
-from toolgate.backends.audit_queries import Filter, NamedQuery
+from toolgate.backends.audit_queries import Filter, Found, NamedQuery
 from toolgate.backends.audit_reading import LedgerReader, Reading, TooSlow, Use
 from toolgate.core.call import Caller
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
@@ -22,6 +22,8 @@ AT_ONCE: Final = 2
 
 _SHOW_VALUES: Final = frozenset({"arguments", "touched"})
 """Queries that show what callers asked, or let one test a guess at it."""
+_SAID: Final[Mapping[str, str]] = {"who-read": "asked", "resolutions": "because"}
+"""Columns of other queries that hold what somebody asked or said."""
 _OF_NOBODY: Final = frozenset({"checkpoints"})
 """Queries about nothing of any tenant's."""
 
@@ -34,7 +36,7 @@ class Scope(BaseModel):
     tenants: Literal["own", "all"] = "own"
     """Whose calls are shown: those of the caller's own tenant, or everybody's."""
     values: bool = False
-    """Whether arguments and results are shown, where the ledger keeps them."""
+    """Whether arguments, results, and what else was asked or said, are shown, where the ledger keeps them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,13 @@ class Access:
                 "ask for another query, or use the tool of the auditors of all tenants",
             )
         return asked
+
+    def shown(self, query: NamedQuery, found: Found) -> Found:
+        """Give an answer without the values that this tool must not show: nothing stands in their place."""
+        if self.scope.values or query.name not in _SAID:
+            return found
+        at = found.columns.index(_SAID[query.name])
+        return replace(found, rows=[(*row[:at], None, *row[at + 1 :]) for row in found.rows])
 
     def may_see(self, body: JsonObject) -> bool:
         """Whether an entry may be shown: its own tenant's, and what says how calls were governed."""

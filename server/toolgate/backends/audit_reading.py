@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 from toolgate.backends.audit_queries import Filters, Found, NamedQuery, Shown, answer, entries_of, entry_of
 from toolgate.backends.ledger_database import TreeDatabase
 from toolgate.backends.ledger_parts import LedgerParts
-from toolgate.backends.ledger_proofs import Proof, proof_of
+from toolgate.backends.ledger_proofs import Proof, proof_on
+from toolgate.backends.sql_connection import Dialect, SqlConnection, SqlCursor, cause
 from toolgate.core.call import Caller
 from toolgate.core.errors import LedgerUnavailable
 from toolgate.core.record import JsonObject
@@ -27,6 +28,8 @@ _OF_THE_TIME: Final = 0.9
 """How much of the time until the gate stops waiting a question may take, so that we can say why it ended."""
 _STEPS: Final = 20_000
 """Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
+_ALLOW: Final = "SELECT set_config('statement_timeout', %s, false)"
+"""Lets PostgreSQL end the next statement after so many milliseconds."""
 
 
 class TooSlow(Exception):  # noqa: N818 - named by what it is
@@ -52,18 +55,57 @@ class Limit:
         """End what still runs under this limit."""
         self._stopped = True
 
+    def milliseconds(self) -> int:
+        """Give what is left.
+
+        Raises:
+            TooSlow: nothing is.
+        """
+        if self.is_over():
+            raise TooSlow
+        return max(1, round(1000 * (self._until - time.monotonic())))
+
     def on(self, engine: Engine) -> Engine:
-        """Bound whatever is asked through `engine`."""
+        """Bound whatever is asked through `engine`: all statements together."""
         event.listen(engine, "connect", self._watch)
+        event.listen(engine, "before_cursor_execute", self._before)
         return engine
 
-    def _watch(self, connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's
+    def over(self, connection: SqlConnection) -> SqlConnection:
+        """Bound whatever is asked through `connection`: all statements together."""
+        self._watch(connection)
+        return _Bounded(connection, self)
+
+    def _watch(self, connection: object, _record: object = None) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.set_progress_handler(self.is_over, _STEPS)
+
+    def _before(self, connection: Connection, _cursor: object, statement: str, *_more: object) -> None:
+        if statement == _ALLOW:
             return
-        left = max(1, round(1000 * (self._until - time.monotonic())))
-        connection.execute(f"SET statement_timeout = {left}")  # the server ends it
-        connection.commit()
+        left = self.milliseconds()
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(_ALLOW, (f"{left}",))
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """A connection of which all statements together are to end within a limit."""
+
+    _connection: SqlConnection
+    _limit: Limit
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which database it is."""
+        return self._connection.dialect
+
+    def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Any] = (), /) -> SqlCursor:
+        """Carry out a statement in what is left of the time."""
+        left = self._limit.milliseconds()
+        if self.dialect == "postgresql":
+            self._connection.execute(_ALLOW, (f"{left}",))
+        return self._connection.execute(statement, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,23 +178,33 @@ class Reading:
 
     async def proof(self, index: int) -> Proof | None:
         """Prove an entry; None when no checkpoint covers it yet."""
-        return await self._read(lambda _engine: proof_of(self._reader.database, index))
+        return await self._limited(partial(self._proven, index))
 
     async def verifier_key(self) -> str:
         """Give the log's verifier key."""
-        return await self._read(lambda _engine: _text(self._reader.vkey))
+        return await self._limited(lambda _limit: _text(self._reader.vkey))
 
     @property
     def every(self) -> float:
         """Seconds between two checkpoints."""
         return self._reader.every
 
+    def _proven(self, index: int, limit: Limit) -> Proof | None:
+        try:
+            with self._reader.database.reading() as connection:
+                return proof_on(limit.over(connection), index)
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"the ledger cannot be read ({cause(error)})") from error
+
     async def _read(self, work: Callable[[Engine], T]) -> T:
+        database = self._reader.database
+        return await self._limited(lambda limit: work(limit.on(database.engine())))
+
+    async def _limited(self, work: Callable[[Limit], T]) -> T:
         left = self._use.until - self._reader.now()
         limit = Limit(_OF_THE_TIME * left.total_seconds())
-        loop, database = asyncio.get_running_loop(), self._reader.database
         try:
-            return await loop.run_in_executor(self._pool, lambda: work(limit.on(database.engine())))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, limit))
         except LedgerUnavailable as error:
             if limit.is_over():
                 raise TooSlow from error

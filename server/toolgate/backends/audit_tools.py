@@ -87,7 +87,7 @@ async def search(wanted: Search, context: Context[Access]) -> FoundRows:
     reading = await access.reading(query.name, said, context.deadline)
     asked = up_to(asked, access.now)
     found = await reading.find(query, asked, most=wanted.most, skip=page.skip, room=ROOM)
-    rows, shortened = _rows(found)
+    rows, shortened = _rows(access.shown(query, found))
     return FoundRows(
         query=query.name,
         question=query.question,

@@ -42,6 +42,7 @@ from toolgate.backends.sql_tables import (
     PSEUDONYM,
     TIP,
     Prepared,
+    spelled,
 )
 from toolgate.core.errors import LedgerUnavailable, NothingRecorded
 
@@ -122,8 +123,9 @@ class Erasing:
             LedgerUnavailable: it could not be recorded; nothing was erased.
             NothingRecorded: nobody is known by that pseudonym any more.
         """
-        while await self._read(partial(self._look_further, seen)) > _BEHIND:
-            pass  # who adds entries adds fewer than are looked at
+        behind = _BEHIND + 1
+        while behind > _BEHIND:  # who adds entries adds fewer than are looked at
+            behind = await self._read(partial(self._look_further, seen))
         reads, seen.reads = seen.reads, []
         asked = await self._read(partial(self._questions, seen.person, reads))
         begun = await self._writer.write(partial(self._begin, seen, asked, by, basis))
@@ -171,7 +173,7 @@ class Erasing:
         batch.flush()
         if batch.find(_NAMED, {"name_": seen.person.name}) is None:
             return None
-        seen.read(batch.execute(_FROM, {"first": seen.size}))
+        seen.read(batch.execute(_SINCE, {"first": seen.size, "end": batch.tree.size}))
         latest = [batch.find(_ASKED, {"idx_": idx}) for idx in seen.reads]
         asked = [*asked, *(row["idx"] for row in latest if row and asks_about(row["value"], seen.person))]
         runs = [run for run in seen.runs if self._is_theirs_alone(batch, run, seen.person.name)]
@@ -206,7 +208,8 @@ class Erasing:
         for idx, call_id in few:
             values += batch.execute(_REMOVE, {"idx_": idx}).rowcount
             if call_id:
-                values += batch.execute(_REMOVE_OF_CALL, {"id_": call_id}).rowcount
+                for entry_of_it in batch.execute(_OF_CALL, {"id_": call_id}).fetchall():
+                    values += batch.execute(_REMOVE, {"idx_": entry_of_it["idx"]}).rowcount
                 answers += self._claims.forget(batch, call_id, self._now())
                 waiting += self._claims.is_in_doubt(batch, call_id, idx)
         moved = {"entry_": entry, "position": reached, "worked_at": micros(self._now())}
@@ -274,10 +277,14 @@ def _steps(found: Sequence[tuple[int, str]], end: int) -> Iterator[tuple[Sequenc
 
 
 _NAMED = Prepared(select(PSEUDONYM.c.name).where(PSEUDONYM.c.name == bindparam("name_")))
-_FROM = Prepared(select(*LOOKED_AT).where(ENTRY.c.idx >= bindparam("first")).order_by(ENTRY.c.idx))
+_SINCE = Prepared(
+    select(*LOOKED_AT)
+    .where(ENTRY.c.idx >= bindparam("first"), ENTRY.c.idx < bindparam("end"))
+    .order_by(ENTRY.c.idx)
+)
 _RUN_OF_ANOTHER = Prepared(
     select(ENTRY.c.idx)
-    .where(ENTRY.c.run == bindparam("run_"), ENTRY.c.run != "", ENTRY.c.who != bindparam("name_"))
+    .where(ENTRY.c.run == bindparam("run_"), ENTRY.c.run != spelled(""), ENTRY.c.who != bindparam("name_"))
     .limit(1)
 )
 _REMOVE = Prepared(delete(PAYLOAD).where(PAYLOAD.c.idx == bindparam("idx_")))
@@ -289,13 +296,7 @@ _ASKED = Prepared(
         PAYLOAD.c.idx == bindparam("idx_"), PAYLOAD.c.field == "asked"
     )
 )
-_REMOVE_OF_CALL = Prepared(
-    delete(PAYLOAD).where(
-        PAYLOAD.c.idx.in_(
-            select(ENTRY.c.idx).where(ENTRY.c.call_id == bindparam("id_"), ENTRY.c.call_id != "")
-        )
-    )
-)
+_OF_CALL = Prepared(select(ENTRY.c.idx).where(ENTRY.c.call_id == bindparam("id_")))
 _FORGET_NAME = Prepared(delete(PSEUDONYM).where(PSEUDONYM.c.name == bindparam("name_")))
 _ADD_NAME = Prepared(insert(ERASED_NAME))
 _COUNT = Prepared(update(TIP).where(TIP.c.id == 1).values(erasures=TIP.c.erasures + 1))

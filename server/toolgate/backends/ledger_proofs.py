@@ -45,14 +45,23 @@ def proof_of(database: TreeDatabase, entry: int, under: Note | None = None) -> P
         LedgerUnavailable: the database cannot be read, or does not hold what it published.
     """
     with _reading(database) as connection:
-        found = _NEWEST.on(connection).fetchone()
-        if found is None:
-            return None
-        note, checkpoint = _published(found["note"] if under is None else f"{under}")
-        if checkpoint.size <= entry:
-            return None
-        row = _BODY.on(connection, {"entry": entry}).fetchone()
-        hashes = _hashes(connection, entry, checkpoint.size)
+        return proof_on(connection, entry, under)
+
+
+def proof_on(connection: SqlConnection, entry: int, under: Note | None = None) -> Proof | None:
+    """Prove the same on a connection that reads one moment of the ledger.
+
+    Raises:
+        LedgerUnavailable: the database does not hold what it published.
+    """
+    found = _NEWEST.on(connection).fetchone()
+    if found is None:
+        return None
+    note, checkpoint = _published(found["note"] if under is None else f"{under}")
+    if checkpoint.size <= entry:
+        return None
+    row = _BODY.on(connection, {"entry": entry}).fetchone()
+    hashes = _hashes(connection, entry, checkpoint.size)
     if (
         row is None
         or root_from_inclusion(entry, checkpoint.size, leaf_hash(row["body"]), hashes) != checkpoint.root

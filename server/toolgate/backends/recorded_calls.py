@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 from sqlalchemy import Connection, text
@@ -23,15 +23,20 @@ from toolgate.core.errors import LedgerUnavailable
 JUDGED: Final = frozenset({"forbidden", "approval_required"})
 """What a refusal by the policy is called; other refusals were made before it was asked."""
 
+Removed: TypeAlias = Literal["args", "roles"]
+"""What an entry commits to."""
+
 _CACHE_KB: Final = 131_072
 _ROWS: Final = 2_000
 _KIND: Final = "(e.kind = 'intent' OR e.kind = 'refusal')"
-_SELECT: Final = """
+_VALUE: Final = "COALESCE(p.value, substr(p.salt, 1, 0))"
+"""No bytes where only the salt was ever kept; NULL remains for what is not there at all."""
+_SELECT: Final = f"""
     SELECT e.idx, e.at, e.kind, e.status, e.tenant, e.who, e.tool, e.run, e.call_id, e.body,
-        (SELECT p.value FROM payload p WHERE p.idx = e.idx AND p.field = 'arguments') AS arguments,
-        (SELECT p.value FROM payload p WHERE p.idx = e.idx AND p.field = 'caller') AS caller
+        (SELECT {_VALUE} FROM payload p WHERE p.idx = e.idx AND p.field = 'arguments') AS arguments,
+        (SELECT {_VALUE} FROM payload p WHERE p.idx = e.idx AND p.field = 'caller') AS caller
     FROM ledger_entry e
-"""
+"""  # noqa: S608 - of constants
 _EARLIER: Final = """
     SELECT e.run, e.who, e.call_id, e.tool, e.at FROM ledger_entry e
     WHERE e.run <> '' AND e.kind = 'intent' AND e.idx < :before
@@ -65,6 +70,8 @@ class RecordedJudgement(NamedTuple):
     """Canonical JSON; None where they were not kept."""
     caller: bytes | None
     """What the caller's token said: `roles` and `scopes`, canonical JSON; None where it was not kept."""
+    removed: frozenset[Removed] = frozenset()
+    """What is not there any more, salt and all: somebody was erased, or it was kept long enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +242,21 @@ def _judgement(row: Sequence[Any]) -> RecordedJudgement | NotJudged:
         verdict=said["verdict"],
         rules=tuple(said["rules"]),
         config=said.get("config", -1),
-        arguments=arguments,
-        caller=caller,
+        arguments=arguments or None,
+        caller=caller or None,
+        removed=_NOTHING
+        if arguments is not None and caller is not None
+        else _removed(said, arguments, caller),
     )
+
+
+def _removed(said: Mapping[str, Any], arguments: bytes | None, caller: bytes | None) -> frozenset[Removed]:
+    gone: list[Removed] = []
+    if arguments is None and "arguments" in said:
+        gone.append("args")
+    if caller is None and "caller" in said:
+        gone.append("roles")
+    return frozenset(gone)
+
+
+_NOTHING: Final[frozenset[Removed]] = frozenset()

@@ -226,7 +226,7 @@ def _say(done: _Done, *, as_json: bool) -> None:
             Text(
                 "the database's files still hold it: somebody reads the SQLite file (run this again: "
                 "toolgate ledger erase), or this role may not clean PostgreSQL's tables (let their owner "
-                "run: VACUUM (FULL) payload, pseudonym, claim)",
+                "run: VACUUM (FULL, ANALYZE) payload, pseudonym, claim)",
                 style="red",
             )
         )

@@ -30,6 +30,9 @@ Reason = Literal[
     "the argument was not kept",
     "the caller's roles were not kept",
     "neither arguments nor roles were kept",
+    "the argument was removed since",
+    "the caller's roles were removed since",
+    "arguments and roles were removed since",
     "the caller's name was erased",
 ]
 _ARGS: Final[frozenset[Unknown]] = frozenset({"args"})
@@ -40,6 +43,12 @@ _REASONS: Final[Mapping[frozenset[Unknown], Reason]] = {
     _ROLES: "the caller's roles were not kept",
     _ARGS | _ROLES: "neither arguments nor roles were kept",
 }
+_REMOVED: Final[Mapping[frozenset[Unknown], Reason]] = {
+    _ARGS: "the argument was removed since",
+    _ROLES: "the caller's roles were removed since",
+    _ARGS | _ROLES: "arguments and roles were removed since",
+}
+"""The same, where all of it was there once: somebody was erased, or it was kept long enough."""
 _MOST_EXAMPLES: Final = 3
 _NOBODY: Final = ("no rule",)
 """Stands for all kinds of calls that no rule concerns: one is answered as any other."""
@@ -171,6 +180,12 @@ class Replay:
             return "the caller's name was erased"
         kind = self._kinds.of(caller, tool)
         missing = _missing(recorded, kind)
+        answer = self._answer_without(missing, recorded, kind, tool)
+        return _REMOVED[missing] if isinstance(answer, str) and missing <= recorded.removed else answer
+
+    def _answer_without(
+        self, missing: frozenset[Unknown], recorded: RecordedJudgement, kind: Kind, tool: Tool
+    ) -> _Judged | Reason:
         read = kind.all_read if "roles" in missing else kind.reads
         concerned = kind.concerns or "roles" in missing
         key = (missing, kind.alike if concerned else _NOBODY)
