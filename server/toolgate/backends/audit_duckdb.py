@@ -108,6 +108,10 @@ TABLES: Final = {
 }
 """What questions and views ask for instead of looking at other entries one by one."""
 
+_CALL: Final = (
+    f"e.idx AS entry, e.at, {_DUCKDB.time('e.at')} AS time, e.tenant, e.who, {_clear('e.who')} AS subject, "
+    "e.tool, e.status, e.call_id"
+)
 _OVER: Final = "g.status IN ('given_back', 'revoked', 'expired')"
 VIEWS: Final = {
     # Each look at the entries opens all files: they are looked through once for leases.
@@ -149,6 +153,35 @@ VIEWS: Final = {
         LEFT JOIN lending f ON f.idx = b.lending
         LEFT JOIN lending_end o ON o.idx = b.lending
         LEFT JOIN said g ON g.idx = o.end_of_it
-    """
+    """,
+    # The same of calls in doubt, of which there are few.
+    "audit_open_v1": f"""
+        WITH doubtful AS MATERIALIZED (
+            SELECT idx, "at", tenant, who, tool, status, call_id, refers FROM ledger_entry
+            WHERE kind = 'unknown' OR (kind = 'outcome' AND status <> 'done' AND outcome = 'unknown')
+        ), later AS MATERIALIZED (
+            SELECT idx, call_id, kind, status FROM ledger_entry
+            WHERE (kind = 'intent' OR kind = 'resolve' OR kind = 'reconcile')
+                AND call_id IN (SELECT call_id FROM doubtful)
+        )
+        SELECT {_CALL}, e.idx AS intent, 'no end is recorded' AS why,
+            ({_DUCKDB.now} - e.at) / 1000000 AS age_seconds, NULL AS last_asked
+        FROM ledger_entry e
+        WHERE e.kind = 'intent' AND e.end_entry IS NULL
+            AND NOT EXISTS (SELECT 1 FROM late_end x WHERE x.intent = e.idx)
+        UNION ALL
+        SELECT {_CALL}, e.refers, 'it ended unknown', ({_DUCKDB.now} - e.at) / 1000000,
+            (SELECT r.status FROM later r WHERE r.call_id = e.call_id AND r.kind = 'reconcile'
+                ORDER BY r.idx DESC LIMIT 1)
+        FROM doubtful e
+        WHERE NOT EXISTS (
+            SELECT 1 FROM later r
+            WHERE r.call_id = e.call_id AND r.idx > e.idx AND (
+                r.kind = 'intent' OR r.kind = 'resolve' OR r.status = 'found'
+                OR (r.status = 'not_found' AND NOT EXISTS (
+                    SELECT 1 FROM claim c WHERE c.call_id = e.call_id AND c.state = 'unknown'))
+            )
+        )
+    """,
 }
 """Views that DuckDB is asked for in another way, with the same columns and rows."""
