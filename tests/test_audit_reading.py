@@ -23,7 +23,7 @@ from tests.postgresql import OWNER, Cluster
 from toolgate.adapter import Admitted, Context, NothingDone, System
 from toolgate.backends.adapters_installed import adapter_named
 from toolgate.backends.audit_access import Access, AuditConnector, Scope, told_to_callers
-from toolgate.backends.audit_queries import WINDOW, NamedQuery, answer
+from toolgate.backends.audit_queries import WINDOW, Found, NamedQuery, answer
 from toolgate.backends.audit_questions import BY_NAME
 from toolgate.backends.audit_reading import LedgerReader, Limit, Reading, TooSlow, Use
 from toolgate.backends.audit_shapes import Search
@@ -268,7 +268,11 @@ async def test_what_somebody_asked_or_gave_as_a_reason_is_shown_only_where_value
         )
         (resolved,) = await _searched(access, "resolutions")
         (read, *_) = await _searched(access, "who-read")
+        assert "because" in (await _searched(access, "changes"))[0]
+        reason = Found(columns=("entry", "basis"), rows=[(1, "a letter of hers")], more=False)
+        erased = access.shown(BY_NAME["erasures"], reason).rows
 
+    assert erased == [(1, "a letter of hers" if values else None)]
     assert (resolved["kind"], resolved["by_whom"]) == ("resolve", "eve")
     assert resolved["because"] == ("the desk has no such number" if values else None)
     assert (read["query"], read["reader"]) == ("who-read", "ann")

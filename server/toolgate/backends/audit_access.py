@@ -22,7 +22,12 @@ AT_ONCE: Final = 2
 
 _SHOW_VALUES: Final = frozenset({"arguments", "touched"})
 """Queries that show what callers asked, or let one test a guess at it."""
-_SAID: Final[Mapping[str, str]] = {"who-read": "asked", "resolutions": "because"}
+_SAID: Final[Mapping[str, str]] = {
+    "who-read": "asked",
+    "resolutions": "because",
+    "changes": "because",
+    "erasures": "basis",
+}
 """Columns of other queries that hold what somebody asked or said."""
 _OF_NOBODY: Final = frozenset({"checkpoints"})
 """Queries about nothing of any tenant's."""
