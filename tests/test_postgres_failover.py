@@ -16,8 +16,7 @@ import pytest
 from tests.postgresql import WRITER, Cluster, cluster, standby
 from tests.running_gate import wait_until
 from tests.serving import ERROR, KEY, Served, call_body, serving
-from tests.several_gates import PASSPHRASE, Fleet, note, set_up, wait_for_log
-from tests.shell import really
+from tests.several_gates import Fleet, note, set_up, wait_for_log
 from tests.torture.books import Book
 from tests.torture.tree import faults_in_ledger
 
@@ -29,13 +28,6 @@ _DEADLINE: Final = 40.0
 def server() -> Generator[Cluster]:
     with cluster() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sealed") / "root"
-    assert really("init", str(folder), TOOLGATE_PASSPHRASE=PASSPHRASE).returncode == 0
-    return folder
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.postgresql import WRITER, Cluster, cluster
 from tests.running_gate import wait_until
 from tests.serving import Served, serving
 from tests.several_gates import (
-    PASSPHRASE,
     Fleet,
     command,
     note,
@@ -26,7 +25,6 @@ from tests.several_gates import (
     set_up,
     wait_for_log,
 )
-from tests.shell import really
 from tests.test_rounds import CAN_ASK, COLOURS, NAME, call_of
 
 
@@ -34,14 +32,6 @@ from tests.test_rounds import CAN_ASK, COLOURS, NAME, call_of
 def server() -> Generator[Cluster]:
     with cluster() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deployment whose keystore opens with a passphrase."""
-    folder = tmp_path_factory.mktemp("sealed") / "root"
-    assert really("init", str(folder), TOOLGATE_PASSPHRASE=PASSPHRASE).returncode == 0
-    return folder
 
 
 @pytest.fixture

